@@ -1,0 +1,173 @@
+"""Everything a run can be told, as frozen dataclasses read from and written to TOML.
+
+Units are in the names. The defaults are the paper's where it gives one (section 3).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which scans, and how they become slices."""
+
+    path: str | None = None  # folder or manifest; None: the demo cohort
+    spacing_mm: float | None = None  # isotropic grid to resample to; None: each scan's own grid
+    view: str = "coronal"  # coronal, axial or sagittal slices
+    slice_step: int = 1  # train on every n-th slice
+    scans_per_peer: int | None = None  # None: all, divided evenly
+    test_scans: int = 5
+    split: str = "uniform"  # uniform, bands or explicit (the manifest's own columns)
+    bands_by: str | None = None  # participants.tsv column for split = "bands"
+    skip_bad: bool = False  # go on without the scans that can't be used
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    name: str = "quicknat"  # or package.module:factory
+    filters: int = 64
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One fine-tune."""
+
+    epochs: int = 2
+    batch_size: int = 4
+    learning_rate: float = 1e-3
+    halve_every: int = 4  # updates of this peer after which the learning rate is halved
+    precision: str = "auto"  # auto, float32 or bfloat16
+    device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Who, how often, and how long to wait for whom."""
+
+    peers: int = 5
+    rounds: int = 8  # updates per peer
+    schedule: str = "async"  # async or sequential
+    transport: str = "zmq"  # zmq, mpi or inproc
+    ping_timeout_s: float = 5.0
+    pull_timeout_s: float = 60.0
+    pulls_at_once: int = 2
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    seed: int = 0
+
+
+class ConfigError(ValueError):
+    """A setting that can't be used; the message names it and says what it takes."""
+
+
+CHOICES = {
+    "view": ("coronal", "axial", "sagittal"),
+    "split": ("uniform", "bands", "explicit"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "schedule": ("async", "sequential"),
+    "transport": ("zmq", "mpi", "inproc"),
+}
+_AT_LEAST = {
+    "slice_step": 1,
+    "scans_per_peer": 1,
+    "test_scans": 0,
+    "filters": 1,
+    "epochs": 1,
+    "batch_size": 1,
+    "halve_every": 1,
+    "peers": 1,
+    "rounds": 1,
+    "pulls_at_once": 1,
+}
+_POSITIVE = ("spacing_mm", "learning_rate", "ping_timeout_s", "pull_timeout_s")
+
+
+def change(config: Config, settings: dict[str, Any]) -> Config:
+    """`config` with settings by their bare names (unique over all sections), None left out.
+
+    Raises ConfigError for an unknown name or a value out of range.
+    """
+    sections = {part.name: getattr(config, part.name) for part in fields(config)}
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if name == "seed":
+            sections["seed"] = _checked(name, value, int)
+            continue
+        for key, section in sections.items():
+            if key != "seed" and name in (hints := typing.get_type_hints(type(section))):
+                sections[key] = replace(section, **{name: _checked(name, value, hints[name])})
+                break
+        else:
+            raise ConfigError(f"unknown setting {name}")
+    return Config(**sections)
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds:
+        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise ConfigError(f"{name} = {value!r}: expected {wanted}")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(CHOICES[name])}")
+    if name in _AT_LEAST and value < _AT_LEAST[name]:
+        raise ConfigError(f"{name} = {value}: expected at least {_AT_LEAST[name]}")
+    if name in _POSITIVE and not 0 < value < float("inf"):
+        raise ConfigError(f"{name} = {value}: expected a positive number")
+    return value
+
+
+def read(path: Path, config: Config | None = None) -> Config:
+    """`config` (default: all defaults) with what the TOML file at `path` sets."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"can't read {path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
+    config = config or Config()
+    known = {part.name for part in fields(config)}
+    for section, settings in content.items():
+        if section not in known:
+            raise ConfigError(f"{path}: unknown section [{section}]; known: {', '.join(known)}")
+        names = {"seed": settings} if section == "seed" else settings
+        if not isinstance(names, dict):
+            raise ConfigError(f"{path}: {section} is a section, write [{section}]")
+        for name in names:
+            if section != "seed" and not hasattr(getattr(config, section), name):
+                raise ConfigError(f"{path}: unknown setting {name} in [{section}]")
+        try:
+            config = change(config, names)
+        except ConfigError as exc:
+            raise ConfigError(f"{path}: {exc}") from exc
+    return config
+
+
+def to_toml(config: Config) -> str:
+    """The whole config as TOML; settings that are None are left out, as TOML has no null."""
+    lines = [f"seed = {config.seed}"]
+    for section, settings in asdict(config).items():
+        if isinstance(settings, dict):
+            lines += ["", f"[{section}]"]
+            # JSON's strings, numbers and booleans are TOML's
+            lines += [f"{k} = {json.dumps(v)}" for k, v in settings.items() if v is not None]
+    return "\n".join(lines) + "\n"

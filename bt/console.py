@@ -1,0 +1,227 @@
+"""All terminal output: what a run looks like while it goes on, and its tables at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bt.eventlog import EventReader
+
+_STATE_COLOURS = {
+    "starting": "dim",
+    "pulling": "cyan",
+    "training": "green",
+    "done": "blue",
+    "finished": "bold blue",
+}
+
+
+def make_console(*, to_stderr: bool = False) -> Console:
+    """The console everything is printed on; stderr when stdout belongs to a program."""
+    return Console(stderr=to_stderr, highlight=False, soft_wrap=False)
+
+
+@dataclass
+class PeerView:
+    """What is known of one peer from its events."""
+
+    name: str
+    state: str = "starting"
+    version: str = "0"
+    loss: float | None = None
+    dice: float | None = None
+    merged: list[str] = field(default_factory=list)  # "peer-2 v3", of the latest round
+    bytes_in: int = 0
+    bytes_out: int = 0
+    fits: int = 0
+    started: float | None = None
+    last_fit: float | None = None
+    _merging: list[str] = field(default_factory=list)
+
+    def take(self, event: Mapping[str, Any], rounds: int) -> str | None:
+        """Update from one event; a line for plain output, if it is worth one."""
+        match event["event"]:
+            case "start":
+                self.state = "training"
+                self.version = str(event["version"])
+                self.started = self.last_fit = event["time"]
+                return f"starts at version {self.version} with {event['samples']} scans"
+            case "pull":
+                self.state = "pulling"
+            case "weights":
+                if "from" in event:
+                    self.bytes_in += event["bytes"]
+                else:
+                    self.bytes_out += event["bytes"]
+            case "merge":
+                self.state = "training"
+                self._merging.append(f"{event['from']} v{event['version']}")
+            case "fit":
+                self.version = str(event["version"])
+                self.loss, self.dice = event["loss"], event["dice"]
+                self.merged, self._merging = self._merging, []
+                self.fits += 1
+                self.last_fit = event["time"]
+                at_end = self.version.rpartition(".")[2] == str(rounds)
+                self.state = "done" if at_end else "training"
+                return (
+                    f"version {self.version}/{rounds}  loss {self.loss:.3f}  "
+                    f"Dice {self.dice:.3f} (training slices)  {event['seconds']:.1f} s  "
+                    f"merged {', '.join(self.merged) or 'nobody'}"
+                )
+            case "gone":
+                return f"lost {event['peer']}: {event['reason']}"
+            case "reject":
+                return f"set {event['peer']} aside: {event['reason']}"
+            case "end":
+                self.state = event["reason"]
+                return f"ends: {event['reason']}"
+        return None
+
+    def seconds_left(self, rounds: int, now: float) -> float | None:
+        """From the mean length of this peer's rounds so far."""
+        if not self.fits or self.started is None or self.last_fit is None:
+            return None
+        each = (self.last_fit - self.started) / self.fits
+        left = rounds - int(self.version.rpartition(".")[2])
+        return max(0.0, left * each - (now - self.last_fit)) if left else 0.0
+
+
+class Progress:
+    """Follows the event logs of a run: a live table on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console, folders: Mapping[str, Path], rounds: int) -> None:
+        self._console = console
+        self._rounds = rounds
+        self._readers = {name: EventReader(f / "events.jsonl") for name, f in folders.items()}
+        for reader in self._readers.values():
+            for _ in reader.new():
+                pass  # what an earlier, interrupted start of this run wrote
+        self._views = {name: PeerView(name) for name in folders}
+        self._messages: list[str] = []
+        self._live = Live(console=console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.update()
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def update(self) -> None:
+        """Read what is new and show it."""
+        width = max(map(len, self._views))
+        for name, reader in self._readers.items():
+            for event in reader.new():
+                line = self._views[name].take(event, self._rounds)
+                if line is None:
+                    continue
+                if not self._console.is_terminal:
+                    self._console.print(f"{name:{width}}  {line}", markup=False)
+                elif event["event"] in ("gone", "reject"):
+                    self._messages = [*self._messages[-4:], f"{name} {line}"]
+        if self._console.is_terminal:
+            self._live.update(self._render(), refresh=True)
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for heading in ("peer", "state"):
+            table.add_column(heading, no_wrap=True)
+        for heading in ("version", "loss", "Dice*"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("merged from", overflow="ellipsis", no_wrap=True, ratio=1)
+        for heading in ("MB in", "MB out", "left"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        now = time.time()
+        for view in self._views.values():
+            table.add_row(
+                view.name,
+                Text(view.state, _STATE_COLOURS.get(view.state, "red")),
+                f"{view.version}/{self._rounds}",
+                "" if view.loss is None else f"{view.loss:.3f}",
+                "" if view.dice is None else f"{view.dice:.3f}",
+                ", ".join(view.merged),
+                f"{view.bytes_in / 1e6:.1f}",
+                f"{view.bytes_out / 1e6:.1f}",
+                duration(view.seconds_left(self._rounds, now)),
+            )
+        note = Text("* on training slices, while the weights still change", "dim")
+        return Group(table, note, *(Text(line, "yellow") for line in self._messages))
+
+
+def duration(seconds: float | None) -> str:
+    """3:07, or 1:02:33; empty if unknown."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def print_results(console: Console, results: Mapping[str, Any]) -> None:
+    """The tables at the end of a run, from the content of results.json."""
+    peers: Mapping[str, Any] = results["peers"]
+    table = Table(title="Peers", title_justify="left", header_style="bold")
+    table.add_column("peer")
+    for heading in ("Dice", "version", "scans", "merged", "MB in", "MB out", "training", "waiting"):
+        table.add_column(heading, justify="right")
+    for name, peer in peers.items():
+        table.add_row(
+            name,
+            _dice(peer["dice"]),
+            str(peer["version"]),
+            str(peer["samples"]),
+            str(peer["merged"]),
+            f"{peer['bytes_in'] / 1e6:.1f}",
+            f"{peer['bytes_out'] / 1e6:.1f}",
+            duration(peer["seconds_training"]),
+            duration(peer["seconds_waiting"]),
+        )
+    console.print(table)
+    aggregated = results["aggregated"]
+    if aggregated is None:
+        return
+    table = Table(title="Dice on the test scans", title_justify="left", header_style="bold")
+    table.add_column("structure")
+    for heading in ("aggregated", "peers, mean", "lowest", "highest"):
+        table.add_column(heading, justify="right")
+    for structure, dice in aggregated["structures"].items():
+        values = [
+            value
+            for peer in peers.values()
+            if (value := (peer.get("structures") or {}).get(structure)) is not None
+        ]
+        table.add_row(structure, _dice(dice), *_spread(values))
+    means = [peer["dice"] for peer in peers.values() if peer["dice"] is not None]
+    table.add_section()
+    table.add_row("mean", _dice(aggregated["dice"]), *_spread(means), style="bold")
+    console.print(table)
+
+
+def print_paths(console: Console, paths: Iterable[tuple[str, Path]]) -> None:
+    """What was written, and what it is for."""
+    table = Table.grid(padding=(0, 2))
+    for purpose, path in paths:
+        table.add_row(purpose, Text(str(path), overflow="fold"))
+    console.print(table)
+
+
+def _dice(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _spread(values: Sequence[float]) -> list[str]:
+    if not values:
+        return ["–", "–", "–"]
+    return [_dice(sum(values) / len(values)), _dice(min(values)), _dice(max(values))]

@@ -1,0 +1,129 @@
+"""Open a scan, or say in one line why it can't be used."""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+# What nibabel and the decompressors below it raise for files that are not what they claim.
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError,
+              MemoryError, zlib.error, ImageFileError)  # fmt: skip
+LARGEST_SCAN = 1 << 30  # voxels; a header may claim anything
+SAME_PLACE_MM = 0.1  # corners of an image and its label map may differ by this much
+
+
+class ScanError(Exception):
+    """A file that can't be used; the message is one line naming it and what is wrong."""
+
+
+@dataclass(frozen=True)
+class BadScan:
+    """A scan that can't be used, and why, in one line."""
+
+    id: str
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Voxels as the file stores them: shape (I, J, K) and the affine (4, 4) to RAS millimetres."""
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along I, J and K."""
+        i, j, k = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return float(i), float(j), float(k)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """The content of one file: `data` (I, J, K) on `grid`."""
+
+    data: NDArray[Any]
+    grid: Grid
+
+
+def read_image(path: Path) -> Stored:
+    """Intensities of a 3-D scan, float32. Raises ScanError."""
+    stored = _read(path)
+    if stored.data.dtype.kind not in "biuf":
+        raise ScanError(f"{path}: intensities are {stored.data.dtype}, expected real numbers")
+    image = np.asarray(stored.data, np.float32)
+    finite = image[np.isfinite(image)]
+    if finite.size == 0 or finite.min() == finite.max():
+        raise ScanError(f"{path}: empty, all intensities are the same")
+    return Stored(image, stored.grid)
+
+
+def read_label_map(path: Path) -> Stored:
+    """Label numbers of a 3-D label map, as stored. Raises ScanError."""
+    return _read(path)
+
+
+def check_same_grid(image: Grid, label_map: Grid, path: Path) -> None:
+    """Raises ScanError unless the label map at `path` lies voxel for voxel on the image."""
+    if image.shape != label_map.shape:
+        raise ScanError(
+            f"{path}: label map of {_by(label_map.shape)} voxels, image of {_by(image.shape)}"
+        )
+    apart_mm = float(np.abs(_corners(image) - _corners(label_map)).max())
+    if apart_mm > SAME_PLACE_MM:
+        raise ScanError(f"{path}: label map lies up to {apart_mm:.1f} mm from the image (affines)")
+
+
+def _read(path: Path) -> Stored:
+    if not path.is_file():
+        raise ScanError(f"{path}: missing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd but harmless header fields
+            file = nib.load(path)
+            shape = _three_dimensional(path, tuple(int(n) for n in file.shape))
+            data = np.asanyarray(file.dataobj).reshape(shape)
+    except UNREADABLE as exc:
+        reason = " ".join(str(exc).split())[:120] or type(exc).__name__
+        raise ScanError(f"{path}: unreadable: {reason}") from exc
+    affine = np.asarray(file.affine, np.float64)
+    edges = affine[:3, :3]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(edges)) < 1e-9:
+        raise ScanError(f"{path}: its affine is singular, the scan has no place in space")
+    return Stored(data, Grid(shape, affine))
+
+
+def _three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape without trailing axes of length 1."""
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise ScanError(f"{path}: {len(shape)}-D ({_by(shape)}), expected one 3-D volume")
+    if 0 in shape:
+        raise ScanError(f"{path}: empty, {_by(shape)} voxels")
+    if shape[0] * shape[1] * shape[2] > LARGEST_SCAN:
+        raise ScanError(f"{path}: claims {_by(shape)} voxels, more than a scan has")
+    return shape[0], shape[1], shape[2]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape)
+
+
+def _corners(grid: Grid) -> NDArray[np.float64]:
+    """The eight corner voxels in millimetres, (8, 3)."""
+    corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(grid.shape) - 1)
+    placed: NDArray[np.float64] = corners @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    return placed

@@ -1,0 +1,128 @@
+"""What goes into the protocol (events) and what comes out of it (instructions)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transports import messages
+
+
+# Events ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class RoundDue:
+    """Start a round now. Only when `Peer.ready`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A valid message; its sender is the peer it came from."""
+
+    message: messages.Message
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """The transport can't reach `peer` now."""
+
+    peer: str
+    reason: str = "not reachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """`peer` sent something that can't be accepted."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The Merge instruction for `peer` was carried out; `refused` says why if it was not."""
+
+    peer: str
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The Train instruction was carried out; its weights are the snapshot to serve from now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`Peer.deadline` has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """This peer is asked to stop before it is done."""
+
+
+Event = RoundDue | Received | PeerGone | Rejected | Merged | Trained | Tick | Leave
+
+
+# Instructions ---------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a small message to one peer."""
+
+    to: str
+    message: messages.Ping | messages.Version | messages.Pull
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Send the weights of the last finished model to one peer."""
+
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Announce a version to everybody."""
+
+    message: messages.Version
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Fold a model into this round's running mean, which starts from one's own model.
+
+    `own_samples` 0: one's own weights are still random and stay out.
+    """
+
+    weights: messages.Weights
+    own_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Load the running mean, if there is one, and fine-tune; `update` counts from 0."""
+
+    update: int
+    merged: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write version, vector and weights to disk before anybody hears of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The running mean is the aggregated model of this peer and `merged`: keep it."""
+
+    merged: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person may want to know: event is "gone" or "reject"."""
+
+    event: str
+    peer: str
+    reason: str
+
+
+Instruction = Send | Serve | Publish | Merge | Train | Persist | Aggregate | Note

@@ -1,0 +1,67 @@
+"""Models and checkpoints on disk: safetensors files, written atomically.
+
+A model file carries its description (network, structures, preprocessing) in the metadata, so
+that `bt eval` and `bt predict` need nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from bt.weights import FlatWeights
+
+_KEY = "bt"  # one metadata key with sorted JSON, as on the wire
+
+
+class BadModelFile(ValueError):
+    """A file that can't be used; the message says why and what to do."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write to a temporary name, fsync, rename: a crash leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # or the rename itself may be lost
+    finally:
+        os.close(folder)
+
+
+def write_model(path: Path, weights: FlatWeights, description: dict[str, Any]) -> None:
+    """Write `weights` with `description` (anything JSON can hold) in the metadata."""
+    metadata = {_KEY: json.dumps(description, sort_keys=True)}
+    write_atomic(path, safetensors.torch.save(weights.tensors(), metadata))
+
+
+def read_model(path: Path) -> tuple[FlatWeights, dict[str, Any]]:
+    """Weights and description. Raises BadModelFile, or FileNotFoundError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        description = json.loads(metadata[_KEY])
+    except (safetensors.SafetensorError, OSError) as exc:
+        raise BadModelFile(f"{path} is not a readable safetensors file: {exc}") from exc
+    except (KeyError, ValueError) as exc:
+        raise BadModelFile(f"{path} was not written by BrainTorrent: no description") from exc
+    if not isinstance(description, dict):
+        raise BadModelFile(f"{path}: its description is not a JSON object")
+    return FlatWeights.of(tensors), description

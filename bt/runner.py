@@ -1,0 +1,304 @@
+"""The only loop: a transport, a clock and one training thread around a Peer.
+
+The calling thread owns the transport and the protocol and answers others at any time; the
+training thread owns the trainer. Between them goes one job at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from bt import events
+from bt.checkpoint import Checkpoint, CheckpointFile
+from bt.eventlog import EventLog
+from bt.merge import MergeRule, WeightedMean
+from bt.protocol import Peer
+from bt.trainer import FitMetrics, Stopped, Trainer
+from bt.versions import Version
+from bt.weights import FlatWeights
+from transports import messages
+from transports.base import Frame, PeerGone, Received, Transport
+
+_JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed
+_IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
+# A training thread busy in Python would make others wait for their answers (default: 5 ms).
+_SWITCH_INTERVAL_S = 5e-4
+
+
+@dataclass
+class Outcome:
+    """How a peer's run ended."""
+
+    reason: str  # "finished", or why it stopped early
+    totals: dict[str, float]
+    weights: FlatWeights  # of the last finished fine-tune
+    aggregated: FlatWeights | None = None
+    aggregated_of: dict[str, str] = field(default_factory=dict)  # peer -> version, own included
+    evaluation: Any = None  # what Trainer.evaluate returned for `weights`
+
+
+class Runner:
+    """Runs one peer until its rounds are done and nobody needs it any more, or it is stopped."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        transport: Transport,
+        trainer: Trainer,
+        checkpoints: CheckpointFile,
+        log: EventLog,
+        *,
+        epochs: int,
+        limits: messages.Limits,
+        description: dict[str, Any] | None = None,
+        rule: Callable[[], MergeRule] = WeightedMean,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.peer = peer
+        self._transport = transport
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._log = log
+        self._epochs = epochs
+        self._limits = limits
+        self._description = description or {}
+        self._new_rule = rule
+        self._clock = clock
+        self._stop_reason: str | None = None
+        self._rule: MergeRule | None = None  # of the round going on
+        self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
+        self._served: tuple[Frame, ...] = ()  # the snapshot, encoded once
+        self._job: Future[Any] | None = None
+        self._job_done: Callable[[Any], None] = lambda result: None
+        self._events: deque[events.Event] = deque()
+        self._asked_at: dict[str, float] = {}  # peer -> when its weights were asked for
+        self._outcome = Outcome("finished", {}, self._snapshot)
+        self._totals = self._outcome.totals
+        for name in ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds"):
+            self._totals[name] = 0
+
+    def stop(self, reason: str) -> None:
+        """Leave as soon as the running batch ends. Safe from signal handlers and threads."""
+        self._stop_reason = reason
+
+    def run(self) -> Outcome:
+        """Take part until finished or stopped. Raises what the trainer or the disk raises."""
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self._resume()
+        started = self._clock()
+        spent_before = self._totals["seconds"]
+        evaluated = False
+        with ThreadPoolExecutor(1, thread_name_prefix="training") as self._pool:
+            try:
+                self._feed(events.Tick())
+                while not (self.peer.finished and self._job is None):
+                    if self._stop_reason is not None:
+                        self._outcome.reason = self._stop_reason
+                        break
+                    if self.peer.ready:
+                        self._feed(events.RoundDue())
+                    if self.peer.state != "training" and self._job is None and not evaluated:
+                        evaluated = True
+                        self._start(self._trainer.evaluate, self._keep_evaluation)
+                    self._step()
+                    self._totals["seconds"] = spent_before + self._clock() - started
+            finally:
+                self._stop_reason = self._stop_reason or "failed"  # ends a running fine-tune
+                if not self.peer.finished:
+                    self._feed(events.Leave())
+        self._outcome.weights = self._snapshot
+        self._log.write("end", reason=self._outcome.reason, **self._totals)
+        return self._outcome
+
+    # One step of the loop ---------------------------------------------------------------------
+    def _step(self) -> None:
+        if self._job is not None and self._job.done():
+            job, self._job = self._job, None
+            self._job_done(job.result())
+        received = self._transport.recv(self._timeout_s())
+        if received is not None:
+            self._receive(received)
+        if self.peer.deadline is not None and self._clock() >= self.peer.deadline:
+            self._feed(events.Tick())
+
+    def _timeout_s(self) -> float:
+        timeout_s = _IDLE_POLL_S if self._job is None else _JOB_POLL_S
+        if self.peer.deadline is not None:
+            timeout_s = min(timeout_s, max(0.0, self.peer.deadline - self._clock()))
+        return 0.0 if self.peer.ready else timeout_s
+
+    def _receive(self, received: Received) -> None:
+        sender = received.sender
+        size = sum(len(frame) for frame in received.frames)
+        self._totals["bytes_in"] += size
+        try:
+            message = messages.decode(
+                received.frames, limits=self._limits, schema=self._snapshot.schema
+            )
+        except messages.MessageError as exc:
+            self._feed(events.Rejected(sender, str(exc)))
+            return
+        if message.sender != sender:
+            self._feed(events.Rejected(sender, f"claims to be {message.sender}"))
+            return
+        match message:
+            case messages.Version():
+                version = str(Version(*message.version))
+                self._log.write("version", from_=sender, version=version, state=message.state)
+            case messages.Weights():
+                seconds = self._clock() - self._asked_at.pop(sender, self._clock())
+                self._log.write(
+                    "weights", from_=sender, bytes=size, seconds=round(seconds, 4)
+                )
+        self._feed(events.Received(message))
+
+    def _feed(self, event: events.Event) -> None:
+        """Handle `event`, and those that carrying out its instructions brings about, in order."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return  # called from below, by an instruction
+        while self._events:
+            for instruction in self.peer.handle(self._events[0], self._clock()):
+                self._carry_out(instruction)
+            self._events.popleft()
+
+    # Instructions -----------------------------------------------------------------------------
+    def _carry_out(self, instruction: events.Instruction) -> None:
+        match instruction:
+            case events.Send(to, message):
+                self._send(to, messages.encode(message))
+                match message:
+                    case messages.Ping():
+                        self._log.write("ping", peer=to)
+                    case messages.Pull():
+                        self._asked_at[to] = self._clock()
+                        self._log.write("pull", peer=to)
+            case events.Serve(to):
+                if self._send(to, self._served):
+                    size = sum(len(frame) for frame in self._served)
+                    self._log.write(
+                        "weights", peer=to, version=str(self.peer.version), bytes=size
+                    )
+            case events.Publish(message):
+                frames = messages.encode(message)
+                self._transport.publish(frames)
+                self._totals["bytes_out"] += sum(len(frame) for frame in frames)
+            case events.Merge(weights, own_samples):
+                self._merge(weights, own_samples)
+            case events.Train(update):
+                merged = self._finish_merge()
+                self._start(lambda: self._fine_tune(merged, update), self._keep_fit)
+            case events.Persist():
+                self._persist()
+            case events.Aggregate(merged_from):
+                versions = {name: str(self.peer.known_version(name)) for name in merged_from}
+                versions[self.peer.me] = str(self.peer.version)
+                self._outcome.aggregated = self._finish_merge() or self._snapshot
+                self._outcome.aggregated_of = versions
+            case events.Note(event, peer, reason):
+                self._log.write(event, peer=peer, reason=reason)
+
+    def _send(self, to: str, frames: tuple[Frame, ...]) -> bool:
+        try:
+            self._transport.send(to, frames)
+        except PeerGone as exc:
+            self._feed(events.PeerGone(to, str(exc)))
+            return False
+        self._totals["bytes_out"] += sum(len(frame) for frame in frames)
+        return True
+
+    def _merge(self, weights: messages.Weights, own_samples: int) -> None:
+        if self._rule is None:
+            self._rule = self._new_rule()
+            self._rule.start(self._snapshot, own_samples)
+        incoming = FlatWeights.from_body(weights.schema, weights.body)
+        self._rule.add(incoming, weights.samples)
+        self._totals["merged"] += self.peer.state == "training"
+        self._log.write(
+            "merge",
+            from_=weights.sender,
+            version=str(Version(*weights.version)),
+            samples=weights.samples,
+        )
+        self._feed(events.Merged(weights.sender))
+
+    def _finish_merge(self) -> FlatWeights | None:
+        """The round's merged model; None if nobody was merged."""
+        rule, self._rule = self._rule, None
+        return None if rule is None else rule.finish()
+
+    def _persist(self) -> None:
+        # Encoded under the very version that is written, before anybody hears of it.
+        self._served = messages.encode(
+            messages.Weights(
+                self.peer.me,
+                self.peer.version,
+                self.peer.samples,
+                self._snapshot.schema,
+                self._snapshot.body(),
+            )
+        )
+        started = self._clock()
+        self._checkpoints.save(
+            Checkpoint(
+                self._snapshot,
+                self.peer.version,
+                dict(self.peer.vector),
+                dict(self._totals),
+                self._description,
+            )
+        )
+        seconds = round(self._clock() - started, 4)
+        self._log.write("persist", version=str(self.peer.version), seconds=seconds)
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        checkpoint = self._checkpoints.load()
+        if checkpoint is not None:
+            self.peer.resume(checkpoint.version, checkpoint.vector)
+            self._totals.update(checkpoint.totals)
+            self._snapshot = checkpoint.weights
+            self._trainer.load(self._snapshot)
+            self._persist()
+        self._log.write(
+            "start", version=str(self.peer.version), samples=self.peer.samples
+        )
+
+    # Jobs of the training thread --------------------------------------------------------------
+    def _start(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        self._job = self._pool.submit(work)
+        self._job_done = done
+
+    def _fine_tune(self, merged: FlatWeights | None, update: int) -> Any:
+        if merged is not None:
+            self._trainer.load(merged)
+        try:
+            metrics = self._trainer.fit(
+                self._epochs, update, lambda: self._stop_reason is not None
+            )
+        except Stopped:
+            return None
+        return self._trainer.weights(), metrics
+
+    def _keep_fit(self, result: tuple[FlatWeights, FitMetrics] | None) -> None:
+        if result is None:
+            return
+        self._snapshot, metrics = result
+        self._totals["seconds_training"] += metrics.seconds
+        self._log.write(
+            "fit",
+            version=str(self.peer.version.next()),
+            loss=metrics.loss,
+            dice=metrics.dice,
+            seconds=round(metrics.seconds, 3),
+        )
+        self._feed(events.Trained())
+
+    def _keep_evaluation(self, evaluation: Any) -> None:
+        self._outcome.evaluation = evaluation

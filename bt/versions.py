@@ -1,0 +1,27 @@
+"""Versions of a peer's model, and the vector of what a peer has merged (paper, section 2.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Version(NamedTuple):
+    """(incarnation, count), ordered lexicographically.
+
+    `count` is the paper's version: it grows by one with every fine-tune. `incarnation` grows only
+    when a peer lost its state, so that its new models are not taken for old ones.
+    """
+
+    incarnation: int = 0
+    count: int = 0
+
+    def next(self) -> Version:
+        """The version after one more fine-tune."""
+        return Version(self.incarnation, self.count + 1)
+
+    def __str__(self) -> str:
+        return f"{self.count}" if self.incarnation == 0 else f"{self.incarnation}.{self.count}"
+
+
+NEVER_TRAINED = Version()
+VersionVector = dict[str, Version]  # for every other peer the last version merged; absent: none

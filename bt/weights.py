@@ -1,0 +1,111 @@
+"""One model as ONE contiguous buffer plus its schema (names, dtypes, shapes, hash).
+
+The buffer is exactly the body of a safetensors file, so a model is published, sent, merged and
+saved without ever being taken apart: tensors are views of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transports.schema import Schema, TensorSpec
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class UnsupportedTensor(ValueError):
+    """A tensor whose dtype has no place on the wire."""
+
+
+class FlatWeights:
+    """A model's parameters and buffers in one uint8 tensor of `schema.nbytes` bytes (CPU)."""
+
+    def __init__(self, schema: Schema, buffer: Tensor) -> None:
+        if buffer.dtype != torch.uint8 or buffer.numel() != schema.nbytes:
+            raise ValueError(f"expected {schema.nbytes} bytes, got {buffer.numel()}")
+        self.schema = schema
+        self.buffer = buffer
+
+    @classmethod
+    def empty(cls, schema: Schema) -> Self:
+        """All zeros."""
+        return cls(schema, torch.zeros(schema.nbytes, dtype=torch.uint8))
+
+    @classmethod
+    def of(cls, tensors: nn.Module | Mapping[str, Tensor]) -> Self:
+        """A copy of a module's state dict (or of named tensors), from any device and layout."""
+        state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
+        for name, tensor in state.items():
+            if tensor.dtype not in _NAMES:
+                raise UnsupportedTensor(f"tensor {name}: {tensor.dtype} can't be sent to peers")
+        schema = Schema.of(
+            TensorSpec(name, _NAMES[t.dtype], tuple(t.shape)) for name, t in state.items()
+        )
+        weights = cls.empty(schema)
+        for name, view in weights.tensors().items():
+            view.copy_(state[name].detach())
+        return weights
+
+    @classmethod
+    def from_body(cls, schema: Schema, body: memoryview | bytes) -> Self:
+        """A view of `body` (no copy); the caller must not write to it."""
+        # numpy in between: torch warns that the bytes are read-only, and nobody writes here
+        array = np.frombuffer(body, dtype=np.uint8)
+        if not array.flags.writeable and array.size:
+            array.flags.writeable = False
+        return cls(schema, _readonly_view(array))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Views by name, in the schema's shapes."""
+        views = {}
+        for spec in self.schema.specs:
+            begin, end = self.schema.offsets[spec.name]
+            views[spec.name] = self.buffer[begin:end].view(DTYPES[spec.dtype]).view(spec.shape)
+        return views
+
+    def float_runs(self) -> list[Tensor]:
+        """Flat views that together cover every floating-point value: what merging works on."""
+        return [
+            self.buffer[begin:end].view(DTYPES[dtype])
+            for dtype, begin, end in self.schema.float_runs
+        ]
+
+    def load_into(self, module: nn.Module) -> None:
+        """Copy into `module`'s parameters and buffers, whatever their device and layout."""
+        state = module.state_dict()
+        with torch.no_grad():
+            for name, view in self.tensors().items():
+                state[name].copy_(view)
+
+    def body(self) -> memoryview:
+        """The bytes, without a copy."""
+        return memoryview(self.buffer.numpy())
+
+    def copy(self) -> FlatWeights:
+        """A copy with a buffer of its own."""
+        return FlatWeights(self.schema, self.buffer.clone())
+
+
+def _readonly_view(array: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Tensor:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(array, dtype=torch.uint8) if array.size else torch.empty(0, dtype=torch.uint8)

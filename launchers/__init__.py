@@ -1,0 +1,1 @@
+"""How N peers get started: plan() is pure text, start() runs it."""
