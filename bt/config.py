@@ -26,6 +26,7 @@ class DataConfig:
     test_scans: int = 5
     split: str = "uniform"  # uniform, bands or explicit (the manifest's own columns)
     bands_by: str | None = None  # participants.tsv column for split = "bands"
+    exclude: tuple[str, ...] = ()  # ids of scans to leave out
     skip_bad: bool = False  # go on without the scans that can't be used
 
 
@@ -121,6 +122,10 @@ def change(config: Config, settings: dict[str, Any]) -> Config:
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
+    if hint == tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(type(v) is str for v in value):
+            raise ConfigError(f"{name} = {value!r}: expected a list of strings")
+        return tuple(value)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in kinds and type(value) is int:
         value = float(value)
@@ -171,3 +176,13 @@ def to_toml(config: Config) -> str:
             # JSON's strings, numbers and booleans are TOML's
             lines += [f"{k} = {json.dumps(v)}" for k, v in settings.items() if v is not None]
     return "\n".join(lines) + "\n"
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """The names of the settings in which two configs differ."""
+    names = [] if one.seed == other.seed else ["seed"]
+    for part in fields(one):
+        if part.name != "seed":
+            mine, theirs = asdict(getattr(one, part.name)), asdict(getattr(other, part.name))
+            names += [name for name, value in mine.items() if theirs[name] != value]
+    return names

@@ -74,7 +74,7 @@ class PeerView:
                 self.state = "done" if at_end else "training"
                 return (
                     f"version {self.version}/{rounds}  loss {self.loss:.3f}  "
-                    f"Dice {self.dice:.3f} (training slices)  {event['seconds']:.1f} s  "
+                    f"Dice {_dice(self.dice)} (training slices)  {event['seconds']:.1f} s  "
                     f"merged {', '.join(self.merged) or 'nobody'}"
                 )
             case "gone":
@@ -150,7 +150,7 @@ class Progress:
                 Text(view.state, _STATE_COLOURS.get(view.state, "red")),
                 f"{view.version}/{self._rounds}",
                 "" if view.loss is None else f"{view.loss:.3f}",
-                "" if view.dice is None else f"{view.dice:.3f}",
+                "" if view.loss is None else _dice(view.dice),
                 ", ".join(view.merged),
                 f"{view.bytes_in / 1e6:.1f}",
                 f"{view.bytes_out / 1e6:.1f}",

@@ -68,6 +68,9 @@ class QuickNAT(nn.Module):
                 f"slices of shape {tuple(x.shape)}: expected (B, 1, H, W) with H and W multiples "
                 f"of {MULTIPLE_OF}; pad them"
             )
+        # One channel fits both memory layouts; calling it channels-last makes all that follows so.
+        height, width = x.shape[2:]
+        x = x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
         skipped = []
         for encoder in self.encoders:
             x = encoder(x)
@@ -76,7 +79,7 @@ class QuickNAT(nn.Module):
             x = pooled
         x = self.bottleneck(x)
         for decoder, (skip, indices) in zip(self.decoders, reversed(skipped), strict=True):
-            x = F.max_unpool2d(x, indices, kernel_size=2)
+            x = F.max_unpool2d(x, indices, kernel_size=[2, 2])
             x = decoder(torch.cat((skip, x), dim=1))
         logits: Tensor = self.classifier(x)
         return logits

@@ -78,9 +78,9 @@ class Network:
             mailbox = self._mailboxes.get(to)
             if mailbox is None:
                 raise PeerGone(to, "not in the network")
-            chance = self._links.setdefault(
-                (sender, to), random.Random(f"{self._seed}/{sender}/{to}")
-            )
+            if (chance := self._links.get((sender, to))) is None:
+                chance = random.Random(f"{self._seed}/{sender}/{to}")
+                self._links[sender, to] = chance
             if chance.random() < self._faults.loss:
                 return
             copies = 2 if chance.random() < self._faults.duplication else 1
@@ -132,6 +132,7 @@ class InprocTransport:
         self._network.deliver(self.me, to, tuple(flat(frame).toreadonly() for frame in frames))
 
     def publish(self, frames: Sequence[Frame]) -> None:
+        self._check_open()
         for name in self.peers:
             with suppress(PeerGone):
                 self.send(name, frames)

@@ -1,4 +1,4 @@
-"""The BIDS layout: `sub-*/[ses-*/]anat/*_T1w.nii.gz` with `*_dseg.nii.gz` beside or in derivatives/.
+"""BIDS: `sub-*/[ses-*/]anat/*_T1w.nii.gz`, `*_dseg.nii.gz` beside or under derivatives/.
 
 Names are key-value pairs joined by `_`; a label map belongs to the scan whose pairs agree with
 its own. `participants.tsv` gives covariates, `*_dseg.tsv` what the numbers mean.
@@ -42,7 +42,9 @@ def find(root: Path) -> tuple[list[Scan], LabelTable | None] | None:
             unlabelled.setdefault(_session(stated), image)
         elif label_map not in taken:
             taken.add(label_map)
-            scans.append(_scan(_image_on_grid_of(label_map, image, images), image, label_map, people))
+            scans.append(
+                _scan(_image_on_grid_of(label_map, image, images), image, label_map, people)
+            )
     labelled = {_session(_pairs(scan.image)) for scan in scans}
     scans += [
         _scan(image, image, None, people)

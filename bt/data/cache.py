@@ -15,8 +15,10 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -123,7 +125,7 @@ def _write(entry: Path, volume: Volume) -> None:
         "unknown_ids": volume.unknown_ids,
         "classes": volume.classes is not None,
     }
-    tensors = {"image": volume.image}
+    tensors: dict[str, NDArray[Any]] = {"image": volume.image}
     if volume.classes is not None:
         tensors["classes"] = volume.classes
     content = save(tensors, metadata={"bt": json.dumps(about, sort_keys=True)})

@@ -11,11 +11,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 # What nibabel and the decompressors below it raise for files that are not what they claim.
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError,
-              MemoryError, zlib.error, ImageFileError)  # fmt: skip
+UNREADABLE = (
+    OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError,
+    zlib.error, ImageFileError, HeaderDataError, WrapStructError,
+)  # fmt: skip
 LARGEST_SCAN = 1 << 30  # voxels; a header may claim anything
 SAME_PLACE_MM = 0.1  # corners of an image and its label map may differ by this much
 
@@ -93,6 +97,8 @@ def _read(path: Path) -> Stored:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd but harmless header fields
             file = nib.load(path)
+            if not isinstance(file, SpatialImage):
+                raise ScanError(f"{path}: not an image of a volume")
             shape = _three_dimensional(path, tuple(int(n) for n in file.shape))
             data = np.asanyarray(file.dataobj).reshape(shape)
     except UNREADABLE as exc:

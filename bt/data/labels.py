@@ -65,7 +65,10 @@ class LabelTable:
 
     @cached_property
     def _class_of(self) -> NDArray[np.int16]:
-        """Class of every number from 0 up, -1 where the table doesn't know the number."""
+        """Class of every number from 0 up, -1 where the table doesn't know the number.
+
+        The last entry is -1 and stands for all numbers from there on.
+        """
         lookup = np.full(max(last for _, last, _ in self.ranges) + 2, -1, np.int16)
         for first, last, structure in self.ranges:
             lookup[first : last + 1] = structure
@@ -77,20 +80,19 @@ class LabelTable:
 
         Raises LabelError where `labels` doesn't hold whole, non-negative, sensible numbers.
         """
-        lookup = np.maximum(self._class_of, 0).astype(np.uint8)
-        # The last entry of the lookup is unknown: all larger numbers go there.
-        return lookup[np.minimum(whole_numbers(labels), len(lookup) - 1)]
+        lookup: Classes = np.maximum(self._class_of, 0).astype(np.uint8)
+        return lookup.take(whole_numbers(labels), mode="clip")
 
     def unknown_ids(self, labels: Labels) -> tuple[int, ...]:
-        """The numbers in `labels` that the table doesn't know, ascending."""
-        last = len(self._class_of) - 1
-        return tuple(i for i in ids_in(labels) if self._class_of[min(i, last)] < 0)
+        """The numbers in `labels` that the table doesn't know, ascending. Raises LabelError."""
+        numbers = whole_numbers(labels)
+        unknown = numbers[(self._class_of < 0).take(numbers, mode="clip")]
+        return tuple(int(i) for i in np.unique(unknown))
 
     def knows(self, ids: Iterable[int]) -> float:
         """Which share of the numbers `ids` the table knows, background aside."""
-        wanted = [i for i in ids if i != 0]
-        last = len(self._class_of) - 1
-        return sum(bool(self._class_of[min(i, last)] >= 0) for i in wanted) / max(len(wanted), 1)
+        wanted = np.array([i for i in ids if i != 0], np.int64)
+        return 1 - len(self.unknown_ids(wanted)) / max(len(wanted), 1)
 
     def to_labels(self, classes: Classes) -> NDArray[np.int32]:
         """The label number that stands for each class, same shape, for writing a segmentation."""
@@ -126,10 +128,11 @@ def known_table(name: str) -> LabelTable:
     """The shipped table `name`, one of KNOWN_TABLES, to the paper's 20 classes."""
     if name not in KNOWN_TABLES:
         raise LabelError(f"no label table {name!r}, there are: {', '.join(KNOWN_TABLES)}")
-    structures = tuple(row["structure"] for row in _rows("structures"))
+    structures = tuple(row["structure"] for row in table_rows("structures"))
     class_of = {structure: number for number, structure in enumerate(structures)}
     ranges = tuple(
-        (int(row["first"]), int(row["last"]), class_of[row["structure"]]) for row in _rows(name)
+        (int(row["first"]), int(row["last"]), class_of[row["structure"]])
+        for row in table_rows(name)
     )
     return LabelTable(name, structures, ranges)
 
@@ -169,24 +172,23 @@ def whole_numbers(labels: Labels) -> NDArray[np.integer[Any]]:
 
     Raises LabelError for fractions, NaN, negative and absurdly large numbers.
     """
-    if labels.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            rounded = np.rint(labels)
-            whole = np.abs(labels - rounded) < 1e-3
-        if not whole.all():
-            raise LabelError("not a label map: it holds fractions or NaN")
-        labels = rounded
-    elif labels.dtype.kind not in "biu":
+    if labels.dtype.kind not in "biuf":
         raise LabelError(f"not a label map: its numbers are {labels.dtype}")
-    if labels.size and (labels.min() < 0 or labels.max() > LARGEST_ID):
+    smallest, largest = (labels.min(), labels.max()) if labels.size else (0, 0)
+    if not 0 <= smallest <= largest <= LARGEST_ID:  # NaN fails too
         raise LabelError(
-            f"not a label map: it holds numbers from {labels.min()} to {labels.max()}, "
+            f"not a label map: it holds numbers from {smallest} to {largest}, "
             f"expected 0 to {LARGEST_ID}"
         )
-    small = labels.dtype.kind in "iu" and labels.dtype.itemsize <= 4
-    return labels if small else labels.astype(np.int32)
+    whole: NDArray[np.integer[Any]] = np.asarray(labels)
+    if labels.dtype.kind == "f":
+        whole = np.rint(labels).astype(np.int32)
+        if not np.allclose(whole, labels, rtol=0, atol=1e-3):
+            raise LabelError("not a label map: it holds fractions")
+    return whole.astype(np.uint8) if labels.dtype.kind == "b" else whole
 
 
-def _rows(table: str) -> list[dict[str, str]]:
+def table_rows(table: str) -> list[dict[str, str]]:
+    """The rows of a shipped table, as text by column."""
     text = (files("bt.data") / "tables" / f"{table}.tsv").read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines(), delimiter="\t"))

@@ -7,10 +7,8 @@ table they follow; whether a scan is any good is the business of checks.py.
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from bt.data import bids, decathlon
@@ -22,6 +20,8 @@ LOOKED_FOR = (
     "dataset.json (Decathlon, nnU-Net), training-images/ (MALC), SUBJECT/mri/T1.mgz (FreeSurfer), "
     "sub-*/anat/*_T1w.nii.gz (BIDS), manifest.tsv"
 )
+
+Found = tuple[list[Scan], LabelTable | None] | None
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,23 @@ def find_scans(root: Path) -> Cohort:
     """
     if not root.exists():
         raise DataError(f"{root}: no such folder")
-    for layout, find in (
-        ("manifest", _manifest),
-        ("Decathlon", decathlon.find),
-        ("MALC", _malc),
-        ("FreeSurfer", _freesurfer),
-        ("BIDS", bids.find),
-    ):
+    layouts: dict[str, Callable[[Path], Found]] = {
+        "manifest": _manifest,
+        "Decathlon": decathlon.find,
+        "MALC": _malc,
+        "FreeSurfer": _freesurfer,
+        "BIDS": bids.find,
+    }
+    for layout, find in layouts.items():
         found = find(root)
-        if found is not None:
-            break
-    else:
-        raise DataError(f"{root}: no scans found; looked for {LOOKED_FOR}")
-    scans, labels = found
-    if not scans:
-        raise DataError(f"{root}: looks like {layout} but lists no scan")
-    _refuse_twins(root, scans)
-    scans = tuple(sorted(scans, key=lambda scan: scan.id))
-    return Cohort(root, layout, scans, labels or _table_by_looking(root, scans))
+        if found is None:
+            continue
+        scans = tuple(sorted(found[0], key=lambda scan: scan.id))
+        if not scans:
+            raise DataError(f"{root}: looks like {layout} but lists no scan")
+        _refuse_twins(root, scans)
+        return Cohort(root, layout, scans, found[1] or _table_by_looking(root, scans))
+    raise DataError(f"{root}: no scans found; looked for {LOOKED_FOR}")
 
 
 def _refuse_twins(root: Path, scans: Iterable[Scan]) -> None:
@@ -96,7 +95,7 @@ def _table_by_looking(root: Path, scans: Iterable[Scan]) -> LabelTable:
 # --- MALC ---------------------------------------------------------------------------------------
 
 
-def _malc(root: Path) -> tuple[list[Scan], LabelTable] | None:
+def _malc(root: Path) -> Found:
     """`training-images/1000_3.nii.gz` with `training-labels/1000_3_glm.nii.gz`, and testing-*."""
     parts = {"training": "train", "testing": "test"}
     if not any((root / f"{part}-images").is_dir() for part in parts):
@@ -117,7 +116,7 @@ def _malc(root: Path) -> tuple[list[Scan], LabelTable] | None:
 # --- FreeSurfer ---------------------------------------------------------------------------------
 
 
-def _freesurfer(root: Path) -> tuple[list[Scan], LabelTable] | None:
+def _freesurfer(root: Path) -> Found:
     """`SUBJECT/mri/` with T1.mgz or orig.mgz and aparc+aseg.mgz or aseg.mgz."""
 
     def first(folder: Path, *names: str) -> Path | None:
@@ -138,7 +137,7 @@ def _freesurfer(root: Path) -> tuple[list[Scan], LabelTable] | None:
 # --- TSV manifest -------------------------------------------------------------------------------
 
 
-def _manifest(root: Path) -> tuple[list[Scan], LabelTable | None] | None:
+def _manifest(root: Path) -> Found:
     """Columns image and label, optional id, split and site; any other is a covariate.
 
     Paths are relative to the manifest.

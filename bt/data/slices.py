@@ -76,7 +76,7 @@ def all_slices(volume: Volume, view: str) -> Image:
 
 
 def to_volume(slices: NDArray[Any], view: str, shape: Shape) -> NDArray[Any]:
-    """The inverse of `all_slices` for what a network says of each: (n, H, W) to `shape` (X, Y, Z)."""
+    """What a network says of `all_slices`, (n, H, W), as a volume of `shape` (X, Y, Z)."""
     order = _order(view)
     n, rows, columns = (shape[axis] for axis in order)
     if slices.shape[0] != n or slices.shape[1] < rows or slices.shape[2] < columns:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bt.data.layouts import Cohort
 from bt.data.scan import DataError, Scan
@@ -22,12 +23,12 @@ class Split:
 
     test: tuple[Scan, ...]
     peers: tuple[tuple[Scan, ...], ...]
-    names: tuple[str, ...]  # what the part of each peer is: "part 1/5", "41.2 to 66.1 ventricle_ml"
+    names: tuple[str, ...]  # of the parts: "part 1/5", "age 41.2 to 66.1", "site B"
 
     def describe(self) -> str:
         """One line for the test scans and one per peer."""
-        lines = [f"{name}: {_ids(part)}" for name, part in zip(self.names, self.peers, strict=True)]
-        return "\n".join([f"test: {_ids(self.test)}", *lines])
+        parts = [("test", self.test), *zip(self.names, self.peers, strict=True)]
+        return "\n".join(f"{name}: {_ids(part)}" for name, part in parts)
 
 
 def split(
@@ -67,9 +68,7 @@ def split(
     if how == "uniform":
         each = scans_per_peer
         names = [f"part {i}/{peers}" for i in range(1, peers + 1)]
-        parts = [
-            rest[i * each : (i + 1) * each] if each else rest[i::peers] for i in range(peers)
-        ]
+        parts = [rest[i * each : (i + 1) * each] if each else rest[i::peers] for i in range(peers)]
     else:
         names, parts = _bands(rest, peers, scans_per_peer, bands_by)
     return _made(test, parts, names)
@@ -83,7 +82,7 @@ def _bands(
     value = {scan.id: _number(scan, column) for scan in scans}
     ordered = sorted(scans, key=lambda scan: (value[scan.id], scan.id))
     cuts = [round(i * len(ordered) / peers) for i in range(peers + 1)]
-    bands = [ordered[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    bands = [ordered[a:b] for a, b in pairwise(cuts)]
     names = [f"{column} {value[b[0].id]:g} to {value[b[-1].id]:g}" for b in bands]
     position = {scan.id: i for i, scan in enumerate(scans)}  # the shuffled order
     parts = [sorted(band, key=lambda s: position[s.id])[:scans_per_peer] for band in bands]
@@ -108,7 +107,9 @@ def _explicit(scans: Sequence[Scan], peers: int, scans_per_peer: int | None) -> 
         raise DataError(f"an explicit split needs a site for every scan; {homeless[0]} has none")
     sites = sorted({scan.site for scan in rest if scan.site is not None})
     if len(sites) != peers:
-        raise DataError(f"{peers} peers, but the scans name {len(sites)} sites: {', '.join(sites)}")
+        raise DataError(
+            f"{peers} peers, but the scans name {len(sites)} sites: {', '.join(sites)}"
+        )
     parts = [[scan for scan in rest if scan.site == site][:scans_per_peer] for site in sites]
     return _made(test, parts, [f"site {site}" for site in sites])
 

@@ -1,23 +1,22 @@
-"""A scan as the network wants it: right-anterior-superior, on an isotropic grid, intensities in 0 to 1.
+"""A scan as the network wants it: axes right, anterior, superior; intensities about 0 to 1.
 
 Orientation comes from the affine alone. Axes are flipped and permuted to the closest RAS
-orientation (never rotated by parts of a turn), so the way back is exact. Resampling is separable:
-one small matrix per axis, averaging when shrinking so that nothing aliases; labels are resampled
-class by class and the largest share wins, so labels stay labels.
+orientation (never rotated by parts of a turn), so the way back is exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
 from bt.data.checks import Grid, ScanError, check_same_grid, read_image, read_label_map
 from bt.data.labels import LabelError, LabelTable
+from bt.data.resampling import Matrices, interpolation, resample, resample_classes, same_spacing
 from bt.data.scan import Scan
 
 Image = NDArray[np.float32]
@@ -25,9 +24,6 @@ Classes = NDArray[np.uint8]
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
-Matrices = list[Image | None]  # one per axis; None leaves the axis as it is
-
-SAME_SPACING = 1e-3  # relative difference below which an axis isn't resampled
 BRIGHTEST = 1.5  # normalised intensities are cut here: vessels, eyes, spikes
 
 
@@ -58,7 +54,7 @@ def prepare(
     stored = read_image(scan.image)
     spacing = (spacing_mm,) * 3 if spacing_mm else _ras_spacing(stored.grid)
     matrices = _to_spacing(stored.grid, spacing)
-    image = _resample(normalise(_to_ras(stored.data, stored.grid)), matrices)
+    image = resample(normalise(_to_ras(stored.data, stored.grid)), matrices)
     classes: Classes | None = None
     unknown: tuple[int, ...] = ()
     if labels is not None:
@@ -73,7 +69,7 @@ def prepare(
             raise ScanError(f"{scan.label_map}: {exc}") from exc
         if not found.any():
             raise ScanError(f"{scan.label_map}: no voxel is labelled")
-        classes = _resample_classes(_to_ras(found, stored.grid), matrices)
+        classes = resample_classes(_to_ras(found, stored.grid), matrices)
     return Volume(scan.id, image, classes, spacing, stored.grid, unknown)
 
 
@@ -106,64 +102,50 @@ def to_scan_grid(classes: Classes, volume: Volume) -> Classes:
     fine = _ras_spacing(volume.stored)
     shape = _ras_shape(volume.stored)
     back = [
-        _interpolation(n_from, n_to, new / old)
+        interpolation(n_from, n_to, new / old)
         for n_from, n_to, new, old in zip(
             classes.shape, shape, fine, volume.spacing_mm, strict=True
         )
     ]
-    return _from_ras(_resample_classes(classes, back), volume.stored)
+    return _from_ras(resample_classes(classes, back), volume.stored)
 
 
 # --- orientation --------------------------------------------------------------------------------
 
 
-def _orientation(grid: Grid) -> NDArray[np.float64]:
-    """nibabel's orientation (3, 2): for each stored axis its RAS axis and its direction."""
-    found: NDArray[np.float64] = nib.orientations.io_orientation(grid.affine)
-    return found
+# An orientation is (3, 2): for each stored axis, its axis in RAS and its direction there.
+_orientation_of: Callable[[NDArray[np.float64]], NDArray[np.float64]] = io_orientation
+_reorient: Callable[[NDArray[Any], NDArray[np.float64]], NDArray[Any]] = apply_orientation
+_way: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]] = ornt_transform
+_RAS = np.array([(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
 
 
 def _to_ras(data: NDArray[Any], grid: Grid) -> NDArray[Any]:
-    return np.ascontiguousarray(nib.orientations.apply_orientation(data, _orientation(grid)))
+    return np.ascontiguousarray(_reorient(data, _orientation_of(grid.affine)))
 
 
-def _from_ras(data: Classes, grid: Grid) -> Classes:
-    ras = nib.orientations.axcodes2ornt("RAS")
-    back = nib.orientations.ornt_transform(ras, _orientation(grid))
-    return np.ascontiguousarray(nib.orientations.apply_orientation(data, back))
+def _from_ras(data: NDArray[Any], grid: Grid) -> NDArray[Any]:
+    return np.ascontiguousarray(_reorient(data, _way(_RAS, _orientation_of(grid.affine))))
 
 
 def _ras_spacing(grid: Grid) -> Spacing:
     """Voxel size along x, y and z."""
-    of = dict(zip(_orientation(grid)[:, 0].astype(int), grid.spacing_mm, strict=True))
-    return of[0], of[1], of[2]
+    x, y, z = (grid.spacing_mm[axis] for axis in _stored_axes(grid))
+    return x, y, z
 
 
 def _ras_shape(grid: Grid) -> Shape:
     """Voxels along x, y and z."""
-    of = dict(zip(_orientation(grid)[:, 0].astype(int), grid.shape, strict=True))
-    return of[0], of[1], of[2]
+    x, y, z = (grid.shape[axis] for axis in _stored_axes(grid))
+    return x, y, z
+
+
+def _stored_axes(grid: Grid) -> list[int]:
+    """Which stored axis runs along x, y and z."""
+    return [int(axis) for axis in np.argsort(_orientation_of(grid.affine)[:, 0])]
 
 
 # --- resampling ---------------------------------------------------------------------------------
-
-
-def _interpolation(n_from: int, n_to: int, ratio: float) -> Image | None:
-    """Matrix (n_to, n_from) that resamples one axis; None where nothing changes.
-
-    `ratio` is new over old voxel size. Both grids share their centre. A new voxel weighs the old
-    ones by how much of it they fill; one smaller than they are is taken to be as large, which is
-    linear interpolation. Rows sum to one.
-    """
-    if n_from == n_to and abs(ratio - 1) < SAME_SPACING:
-        return None
-    at = (np.arange(n_to) - (n_to - 1) / 2) * ratio + (n_from - 1) / 2  # in old voxels
-    at = np.clip(at, 0, n_from - 1)
-    half = max(1.0, ratio) / 2
-    old = np.arange(n_from)
-    upper, lower = np.minimum(at[:, None] + half, old + 0.5), np.maximum(at[:, None] - half, old - 0.5)
-    weights = np.maximum(upper - lower, 0)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _to_spacing(grid: Grid, spacing: Spacing) -> Matrices:
@@ -171,48 +153,6 @@ def _to_spacing(grid: Grid, spacing: Spacing) -> Matrices:
     found = []
     for n, old, new in zip(_ras_shape(grid), _ras_spacing(grid), spacing, strict=True):
         ratio = new / old
-        same = abs(ratio - 1) < SAME_SPACING
-        found.append(None if same else _interpolation(n, max(1, round(n / ratio)), ratio))
+        n_new = n if same_spacing(ratio) else max(1, round(n / ratio))
+        found.append(interpolation(n, n_new, ratio))
     return found
-
-
-def _resample(image: Image, matrices: Matrices) -> Image:
-    for axis, matrix in enumerate(matrices):
-        if matrix is not None:
-            image = np.moveaxis(np.tensordot(matrix, image, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(image, np.float32)
-
-
-def _resample_classes(classes: Classes, matrices: Matrices) -> Classes:
-    """The class with the largest share of every new voxel.
-
-    Each class is resampled within its own bounding box; the background has what is left.
-    """
-    if all(matrix is None for matrix in matrices):
-        return classes
-    whole = [
-        np.eye(n, dtype=np.float32) if matrix is None else matrix
-        for n, matrix in zip(classes.shape, matrices, strict=True)
-    ]
-    shape = tuple(matrix.shape[0] for matrix in whole)
-    winner = np.zeros(shape, np.uint8)
-    largest = np.zeros(shape, np.float32)
-    taken = np.zeros(shape, np.float32)
-    for structure, box in enumerate(find_objects(classes), 1):
-        if box is None:
-            continue
-        columns = [matrix[:, part] for matrix, part in zip(whole, box, strict=True)]
-        reach = tuple(_nonzero_rows(matrix) for matrix in columns)
-        rows = [matrix[part] for matrix, part in zip(columns, reach, strict=True)]
-        share = _resample((classes[box] == structure).astype(np.float32), rows)
-        taken[reach] += share
-        better = share > largest[reach]
-        winner[reach][better] = structure
-        largest[reach][better] = share[better]
-    winner[1 - taken > largest] = 0
-    return winner
-
-
-def _nonzero_rows(matrix: Image) -> slice:
-    rows = np.flatnonzero(matrix.any(axis=1))
-    return slice(int(rows[0]), int(rows[-1]) + 1) if rows.size else slice(0, 0)

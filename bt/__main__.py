@@ -1,0 +1,5 @@
+"""python -m bt"""
+
+from bt.cli import main
+
+main()

@@ -1,0 +1,200 @@
+"""The bt command: parse, call, print. Heavy imports stay inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bt import __version__
+from bt import options as opt
+
+app = typer.Typer(
+    name="bt",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train one segmentation network together, peer to peer, with no server.",
+)
+
+
+def main() -> None:
+    """Entry point: errors a person can act on become one line and exit code 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("bt: interrupted", err=True)
+        sys.exit(130)
+    except Exception as exc:
+        from bt.errors import USER_ERRORS
+
+        if not isinstance(exc, USER_ERRORS):
+            raise
+        typer.secho(f"bt: {exc}", fg="red", err=True)
+        sys.exit(1)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"braintorrent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    data: opt.Data = None,
+    peers: Annotated[
+        int | None, typer.Option(help="How many peers. Default: 5, or the number of MPI ranks.")
+    ] = None,
+    scans_per_peer: opt.ScansPerPeer = None,
+    test_scans: opt.TestScans = None,
+    split: opt.SplitBy = None,
+    bands_by: opt.BandsBy = None,
+    spacing: opt.Spacing = None,
+    view: opt.View = None,
+    slice_step: opt.SliceStep = None,
+    skip_bad: opt.SkipBad = None,
+    model: opt.Model = None,
+    filters: opt.Filters = None,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    learning_rate: opt.LearningRate = None,
+    halve_every: opt.HalveEvery = None,
+    precision: opt.PrecisionName = None,
+    device: opt.Device = None,
+    rounds: opt.Rounds = None,
+    schedule: opt.ScheduleName = None,
+    transport: Annotated[
+        str | None,
+        typer.Option(
+            help="zmq (default): a process per peer; mpi: a rank per peer, chosen under mpirun; "
+            "inproc: threads of one process."
+        ),
+    ] = None,
+    ping_timeout: opt.PingTimeout = None,
+    pull_timeout: opt.PullTimeout = None,
+    seed: opt.Seed = None,
+    out: opt.Out = None,
+    config: opt.ConfigFile = None,
+    json: opt.Json = False,
+) -> None:
+    """Train a whole federation: processes on this machine, or the ranks of an mpirun.
+
+    Without --data it trains on a demo cohort of simulated brains. An interrupted run goes on
+    when the same command is given again.
+
+    [bold]bt train --data Task04_Hippocampus --peers 5 --filters 16[/]
+
+    [bold]mpirun -n 4 bt train --data brains --rounds 10[/]
+    """
+    from bt.console import make_console
+    from bt.mpijob import launched_by_mpi, train_under_mpi
+    from bt.train import train as train_here
+
+    settings = opt.to_config(ctx.params, opt.demo_preset(data, config))
+    under_mpi = settings.federation.transport == "mpi" or (transport is None and launched_by_mpi())
+    if under_mpi:
+        raise typer.Exit(train_under_mpi(settings, out, as_json=json, peers_given=peers))
+    console = make_console(to_stderr=json)
+    raise typer.Exit(train_here(settings, out, console, as_json=json))
+
+
+@app.command()
+def peer(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Option(help="This peer's name in the federation.")],
+    listen: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="tcp://HOST:PORT or ipc://PATH to answer at.")
+    ],
+    peer: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=ADDRESS", help="Another peer; once for each of them."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="This peer's folder.")],
+    data: opt.Data = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Take the I-th of N parts of the scans. Default: all of them."
+        ),
+    ] = None,
+    scans_per_peer: opt.ScansPerPeer = None,
+    test_scans: opt.TestScans = None,
+    split: opt.SplitBy = None,
+    bands_by: opt.BandsBy = None,
+    spacing: opt.Spacing = None,
+    view: opt.View = None,
+    slice_step: opt.SliceStep = None,
+    skip_bad: opt.SkipBad = None,
+    model: opt.Model = None,
+    filters: opt.Filters = None,
+    epochs: opt.Epochs = None,
+    batch_size: opt.BatchSize = None,
+    learning_rate: opt.LearningRate = None,
+    halve_every: opt.HalveEvery = None,
+    precision: opt.PrecisionName = None,
+    device: opt.Device = None,
+    rounds: opt.Rounds = None,
+    schedule: opt.ScheduleName = None,
+    transport: Annotated[str | None, typer.Option(help="zmq, the only one here.")] = None,
+    announce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Where versions are announced. Default: any free port."
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Listen off loopback without encryption. Think twice."),
+    ] = False,
+    ping_timeout: opt.PingTimeout = None,
+    pull_timeout: opt.PullTimeout = None,
+    seed: opt.Seed = None,
+    config: opt.ConfigFile = None,
+) -> None:
+    """Run one peer, by hand, in any terminal or at any site. SIGTERM is a clean leave.
+
+    [bold]bt peer --name A --listen tcp://127.0.0.1:7301 --peer B=tcp://127.0.0.1:7302
+    --data scans-of-A --test-scans 2 --out runs/A[/]
+    """
+    from bt import peer as one_peer
+    from bt.console import make_console
+    from transports.zeromq import ZeroMQTransport
+
+    here = ("name", "listen", "peer", "part", "announce", "insecure")
+    given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
+    settings = opt.to_config(given)
+    if settings.federation.transport != "zmq":
+        raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
+    addresses = opt.addresses(peer)
+    code = one_peer.run(
+        settings,
+        name,
+        sorted(addresses),
+        part,
+        out,
+        make_console(),
+        lambda max_bytes: ZeroMQTransport(
+            name,
+            listen,
+            addresses,
+            announce=announce,
+            max_message_bytes=max_bytes,
+            insecure=insecure,
+        ),
+    )
+    raise typer.Exit(code)

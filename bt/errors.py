@@ -1,0 +1,30 @@
+"""Which errors are the user's to mend: they become one clear line instead of a traceback."""
+
+from __future__ import annotations
+
+from bt.config import ConfigError
+from bt.data.labels import LabelError
+from bt.data.scan import DataError
+from bt.data.checks import ScanError
+from bt.modelfile import BadModelFile
+from bt.precision import NoSuchDevice
+from bt.rundir import RunFolderError
+from bt.trainer import NothingToTrainOn
+from bt.weights import UnsupportedTensor
+from launchers.base import LaunchError
+from transports.base import TransportError
+
+USER_ERRORS = (
+    BadModelFile,
+    ConfigError,
+    DataError,
+    LabelError,
+    LaunchError,
+    NoSuchDevice,
+    NothingToTrainOn,
+    OSError,  # a full disk, a missing permission, a file that is not there
+    RunFolderError,
+    ScanError,
+    TransportError,
+    UnsupportedTensor,
+)

@@ -1,0 +1,113 @@
+"""How the peers of `bt train` run on one machine: as processes (zmq), or as threads (inproc)."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from bt.console import Progress
+from bt.data.cache import load_volumes
+from bt.federation import Prepared
+from bt.node import Node, make_trainer, peer_names
+from launchers.base import Command
+from launchers.local import LocalLauncher
+from transports.inproc import Network
+
+_FOLLOW_S = 0.5  # between two looks at the peers' logs
+_GRACE_S = 4.0  # for peers to leave after Ctrl-C
+STOPPING = "Stopping. Checkpoints are kept: the same command goes on from them."
+
+
+def run_processes(run: Prepared, out: Path, console: Console) -> str:
+    """One `bt peer` process per peer over ipc://; how it ended, as in `gather`."""
+    names = peer_names(run.config.federation.peers)
+    sockets = Path(tempfile.mkdtemp(prefix="bt-"))  # not in `out`: socket paths must be short
+    launcher = LocalLauncher()
+    plan = launcher.plan(
+        tuple(_peer_command(number, names, out, sockets) for number in range(len(names)))
+    )
+    try:
+        children = launcher.start(plan)
+        try:
+            with Progress(console, _folders(names, out), run.config.federation.rounds) as progress:
+                while None in (codes := children.wait(_FOLLOW_S)).values():
+                    progress.update()
+        except KeyboardInterrupt:
+            console.print(STOPPING)
+            return "interrupted"
+        finally:
+            children.stop(_GRACE_S)
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+    failed = [name for name, code in codes.items() if code]
+    for name in failed:
+        console.print(f"{name} failed (exit code {codes[name]}): {_last_line(out / name)}")
+    return "failed" if failed else "finished"
+
+
+def _peer_command(number: int, names: tuple[str, ...], out: Path, sockets: Path) -> Command:
+    name = names[number]
+    argv = [sys.executable, "-m", "bt", "peer", "--config", str(out / "config.toml")]
+    argv += ["--name", name, "--part", f"{number + 1}/{len(names)}", "--out", str(out / name)]
+    argv += ["--listen", f"ipc://{sockets / name}"]
+    for other in names:
+        if other != name:
+            argv += ["--peer", f"{other}=ipc://{sockets / other}"]
+    return Command(name, tuple(argv), {"OMP_NUM_THREADS": "1"}, out / name / "log.txt")
+
+
+def _folders(names: tuple[str, ...], out: Path) -> dict[str, Path]:
+    return {name: out / name for name in names}
+
+
+def _last_line(folder: Path) -> str:
+    lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def run_threads(run: Prepared, out: Path, console: Console) -> str:
+    """All peers in this process over in-process queues; how it ended, as in `gather`."""
+    torch.set_num_threads(1)  # the peers share the processors
+    names = peer_names(run.config.federation.peers)
+    labels, data = run.cohort.labels, run.config.data
+    test = load_volumes(run.split.test, labels, data.spacing_mm).volumes
+    network = Network(names)
+    nodes, threads, failures = [], [], []
+    for name, scans in zip(names, run.split.peers, strict=True):
+        volumes = load_volumes(scans, labels, data.spacing_mm).volumes
+        trainer = make_trainer(run.config, name, labels, volumes, test)
+        others = [other for other in names if other != name]
+        node = Node(name, others, out / name, run.config, labels)
+
+        def work(node: Node = node, trainer=trainer) -> None:  # type: ignore[no-untyped-def]
+            try:
+                node.run(trainer, lambda max_bytes: network.join(node.name))
+            except Exception as exc:
+                failures.append(f"{node.name} failed: {exc}")
+
+        nodes.append(node)
+        threads.append(threading.Thread(target=work, name=name))
+    with Progress(console, _folders(names, out), run.config.federation.rounds) as progress:
+        for thread in threads:
+            thread.start()
+        interrupted = False
+        while any(thread.is_alive() for thread in threads):
+            try:
+                progress.update()
+                threading.Event().wait(_FOLLOW_S)
+            except KeyboardInterrupt:
+                interrupted = True
+                for node in nodes:
+                    node.stop("interrupted")
+    for line in failures:
+        console.print(line, style="red", markup=False)
+    if interrupted:
+        console.print(STOPPING)
+        return "interrupted"
+    return "failed" if failures else "finished"

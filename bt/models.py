@@ -1,0 +1,76 @@
+"""Networks by name, and the description that makes a model file usable on its own."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from bt.config import Config, ConfigError, ModelConfig
+from bt.data.labels import LabelError, LabelTable
+from bt.modelfile import BadModelFile
+from bt.quicknat import QuickNAT
+from bt.weights import FlatWeights
+
+
+def build(model: ModelConfig, classes: int, seed: int) -> nn.Module:
+    """A network with `classes` outputs (background included), the same for the same seed.
+
+    `model.name` is "quicknat" or package.module:factory, called as factory(classes=..,
+    filters=..); it maps (B, 1, H, W) to logits (B, classes, H, W).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if model.name == "quicknat":
+            return QuickNAT(classes=classes, filters=model.filters)
+        network = _factory(model.name)(classes=classes, filters=model.filters)
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"model {model.name} made a {type(network).__name__}, not a Module")
+    return network
+
+
+def _factory(name: str) -> Any:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(f"model {name!r}: expected quicknat or package.module:factory")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(f"model {name}: {exc}") from exc
+
+
+def describe(config: Config, labels: LabelTable) -> dict[str, Any]:
+    """What a reader of the model file must know: network, structures, preprocessing."""
+    return {
+        "format": 1,
+        "model": asdict(config.model),
+        "labels": labels.as_json(),
+        "view": config.data.view,
+        "spacing_mm": config.data.spacing_mm,
+    }
+
+
+def restore(
+    weights: FlatWeights, description: dict[str, Any], factory: str | None = None
+) -> tuple[nn.Module, LabelTable]:
+    """The network of a model file, with its weights, and the table of its structures.
+
+    A file never decides which code runs: a network other than QuickNAT must be named by the
+    user, as `factory`. Raises BadModelFile.
+    """
+    try:
+        model = ModelConfig(**description["model"])
+        labels = LabelTable.from_json(description["labels"])
+    except (KeyError, TypeError, ValueError, LabelError) as exc:
+        raise BadModelFile(f"the model file's description can't be read: {exc}") from exc
+    if model.name != "quicknat" and factory is None:
+        raise BadModelFile(f"this is a {model.name}: name it with --model {model.name}")
+    network = build(ModelConfig(factory or model.name, model.filters), labels.classes, seed=0)
+    mine = FlatWeights.of(network).schema
+    if mine != weights.schema:
+        raise BadModelFile(f"the weights don't fit the network: {mine.difference(weights.schema)}")
+    weights.load_into(network)
+    return network, labels

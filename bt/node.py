@@ -1,0 +1,175 @@
+"""One peer of a run: its part of the scans, a trainer, a transport, a runner, and its files."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bt.checkpoint import CheckpointFile
+from bt.config import Config, DataConfig
+from bt.data.cache import load_volumes
+from bt.data.labels import LabelTable
+from bt.data.scan import DataError, Scan
+from bt.data.slices import slices_of
+from bt.data.volumes import Volume
+from bt.eventlog import EventLog
+from bt.modelfile import write_atomic, write_model
+from bt.models import build, describe
+from bt.protocol import Peer, Timing
+from bt.runner import Outcome, Runner
+from bt.schedule import Async, Schedule, Sequential
+from bt.trainer import SegmentationTrainer, Trainer
+from bt.weights import FlatWeights
+from transports.base import Transport
+from transports.messages import Limits
+
+# A message is the model and a header; schemas are compared before weights move, so twice the
+# model is room enough for any header and refuses everything else unread.
+_HEADROOM = 2
+_SMALL_MESSAGE_BYTES = 1 << 20
+
+
+def peer_names(count: int) -> tuple[str, ...]:
+    """peer-1 ... peer-9, or peer-01 ... when two digits are needed: they sort as they count."""
+    digits = len(str(count))
+    return tuple(f"peer-{number:0{digits}}" for number in range(1, count + 1))
+
+
+def load_usable(
+    scans: Sequence[Scan], labels: LabelTable, data: DataConfig
+) -> tuple[tuple[Volume, ...], list[str]]:
+    """The volumes of `scans`, and a line for each one left out.
+
+    Raises DataError, a line per scan, if one can't be used and bad ones aren't to be skipped.
+    """
+    loaded = load_volumes(scans, labels, data.spacing_mm)
+    lines = [str(bad) for bad in loaded.bad]
+    if lines and not data.skip_bad:
+        lines.append("mend or remove these scans, or go on without them with --skip-bad")
+        raise DataError("\n".join(lines))
+    return loaded.volumes, lines
+
+
+def make_trainer(
+    config: Config, name: str, labels: LabelTable, train: Sequence[Volume], test: Sequence[Volume]
+) -> SegmentationTrainer:
+    """The configured network on a peer's volumes.
+
+    All peers of a federation start from the same weights; each shuffles its slices its own way.
+    """
+    data = config.data
+    return SegmentationTrainer(
+        build(config.model, labels.classes, config.seed),
+        slices_of(train, data.view, data.slice_step),
+        samples=len(train),
+        structures=labels.structures[1:],
+        view=data.view,
+        test_volumes=test,
+        config=config.train,
+        seed=zlib.crc32(f"{config.seed}/{name}".encode()),
+    )
+
+
+def make_schedule(config: Config, names: Sequence[str]) -> Schedule:
+    """The configured schedule; the same at every peer."""
+    if config.federation.schedule == "sequential":
+        return Sequential(names, config.federation.rounds, config.seed)
+    return Async()
+
+
+def message_limit(weights: FlatWeights) -> int:
+    """The largest message a peer with this model accepts, in bytes."""
+    return _HEADROOM * weights.schema.nbytes + _SMALL_MESSAGE_BYTES
+
+
+class Node:
+    """A peer with its folder: checkpoint.safetensors, events.jsonl, results.json."""
+
+    def __init__(
+        self, name: str, others: Sequence[str], folder: Path, config: Config, labels: LabelTable
+    ) -> None:
+        self.name = name
+        self.others = tuple(others)
+        self.folder = folder
+        self._config = config
+        self._description = describe(config, labels)
+        self._runner: Runner | None = None
+        self._stop_reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Leave the federation soon. Safe from signal handlers and other threads."""
+        self._stop_reason = reason
+        if self._runner is not None:
+            self._runner.stop(reason)
+
+    def run(self, trainer: Trainer, connect: Callable[[int], Transport]) -> Outcome:
+        """Take part until the end; `connect(max_message_bytes)` makes the transport."""
+        weights = trainer.weights()
+        federation = self._config.federation
+        peer = Peer(
+            me=self.name,
+            others=self.others,
+            samples=trainer.samples,
+            schema=weights.schema.hash,
+            rounds=federation.rounds,
+            schedule=make_schedule(self._config, (self.name, *self.others)),
+            timing=Timing(ping_s=federation.ping_timeout_s, pull_s=federation.pull_timeout_s),
+            pulls_at_once=federation.pulls_at_once,
+        )
+        log = EventLog(self.folder / "events.jsonl")
+        transport = connect(message_limit(weights))
+        try:
+            self._runner = Runner(
+                peer,
+                transport,
+                trainer,
+                CheckpointFile(self.folder / "checkpoint.safetensors"),
+                log,
+                epochs=self._config.train.epochs,
+                limits=Limits(max_message_bytes=message_limit(weights)),
+                description=self._description,
+            )
+            if self._stop_reason is not None:
+                self._runner.stop(self._stop_reason)
+            outcome = self._runner.run()
+        finally:
+            transport.close()
+            log.close()
+        self._write(peer, outcome)
+        return outcome
+
+    def _write(self, peer: Peer, outcome: Outcome) -> None:
+        if outcome.aggregated is not None:
+            write_model(
+                self.folder / "aggregated.safetensors",
+                outcome.aggregated,
+                self._description | {"aggregated_of": outcome.aggregated_of},
+            )
+        write_json(self.folder / "results.json", peer_results(peer, outcome))
+
+
+def peer_results(peer: Peer, outcome: Outcome) -> dict[str, Any]:
+    """What results.json says of one peer."""
+    totals = outcome.totals
+    evaluation = outcome.evaluation
+    return {
+        "dice": evaluation.dice if evaluation else None,
+        "structures": evaluation.by_structure() if evaluation else None,
+        "version": peer.version.count,
+        "samples": peer.samples,
+        "merged": int(totals["merged"]),
+        "bytes_in": int(totals["bytes_in"]),
+        "bytes_out": int(totals["bytes_out"]),
+        "seconds_training": round(totals["seconds_training"], 2),
+        "seconds_waiting": round(totals["seconds"] - totals["seconds_training"], 2),
+        "aggregated_of": outcome.aggregated_of,
+        "ended": outcome.reason,
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Indented JSON, written atomically."""
+    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")

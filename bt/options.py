@@ -1,0 +1,178 @@
+"""Command-line options that several commands share, and how they become a Config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bt import config as configs
+from bt.config import Config
+
+_DATA, _NETWORK, _RUN = "Scans", "Network and training", "Federation"
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.toml", help="Settings; options given beside it win."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        rich_help_panel=_DATA,
+        help="Folder of scans (Decathlon/nnU-Net, BIDS, FreeSurfer, MALC) or a TSV manifest.",
+    ),
+]
+ScansPerPeer = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=_DATA, help="Training scans each. Default: all, divided evenly."),
+]
+TestScans = Annotated[
+    int | None, typer.Option(rich_help_panel=_DATA, help="Scans held out for testing.")
+]
+SplitBy = Annotated[
+    str | None,
+    typer.Option("--split", rich_help_panel=_DATA, help="uniform, bands or explicit (manifest)."),
+]
+BandsBy = Annotated[
+    str | None, typer.Option(rich_help_panel=_DATA, help="participants.tsv column for bands.")
+]
+Spacing = Annotated[
+    float | None,
+    typer.Option(
+        "--spacing",
+        metavar="MM",
+        rich_help_panel=_DATA,
+        help="Isotropic voxel size to resample to. Default: each scan's own grid.",
+    ),
+]
+View = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_DATA, help="Slices: coronal (default), axial or sagittal."),
+]
+SliceStep = Annotated[
+    int | None, typer.Option(rich_help_panel=_DATA, help="Train on every n-th slice. Default: 1.")
+]
+SkipBad = Annotated[
+    bool | None,
+    typer.Option("--skip-bad", rich_help_panel=_DATA, help="Go on without unusable scans."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_NETWORK, help="quicknat (default) or your own: package.module:factory."
+    ),
+]
+Filters = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=_NETWORK, help="Feature maps per layer. Default: 64."),
+]
+Epochs = Annotated[
+    int | None, typer.Option(rich_help_panel=_NETWORK, help="Epochs per fine-tune. Default: 2.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(rich_help_panel=_NETWORK, help="Slices per step. Default: 4.")
+]
+LearningRate = Annotated[
+    float | None, typer.Option(rich_help_panel=_NETWORK, help="Adam's. Default: 0.001.")
+]
+HalveEvery = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=_NETWORK,
+        help="Updates of a peer after which its learning rate is halved. Default: 4.",
+    ),
+]
+PrecisionName = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        rich_help_panel=_NETWORK,
+        help="float32, bfloat16, or auto (default): the faster one here, by timing a few steps.",
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(rich_help_panel=_NETWORK, help="auto (default), cpu, cuda, cuda:1.")
+]
+Rounds = Annotated[
+    int | None, typer.Option(rich_help_panel=_RUN, help="Updates per peer. Default: 8.")
+]
+ScheduleName = Annotated[
+    str | None,
+    typer.Option(
+        "--schedule",
+        rich_help_panel=_RUN,
+        help="async (default): all in parallel; sequential: the paper's, one at a time.",
+    ),
+]
+PingTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--ping-timeout", metavar="S", rich_help_panel=_RUN, help="Silence that means gone."
+    ),
+]
+PullTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--pull-timeout", metavar="S", rich_help_panel=_RUN, help="How long weights may take."
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Decides split, weights and batches. Default: 0.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default: runs/NAME.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the results as JSON; all else goes to stderr.")
+]
+
+# Options named otherwise than the setting they set.
+_SETTINGS = {
+    "data": "path",
+    "spacing": "spacing_mm",
+    "model": "name",
+    "ping_timeout": "ping_timeout_s",
+    "pull_timeout": "pull_timeout_s",
+}
+_NOT_SETTINGS = ("config", "out", "json", "ctx")
+
+
+def to_config(given: dict[str, Any], base: Config | None = None) -> Config:
+    """`base`, the --config file, and then the options that were given.
+
+    Raises ConfigError.
+    """
+    config = base or Config()
+    if given.get("config") is not None:
+        config = configs.read(given["config"], config)
+    settings = {
+        _SETTINGS.get(name, name): value
+        for name, value in given.items()
+        if name not in _NOT_SETTINGS
+    }
+    if settings.get("path") is not None:
+        settings["path"] = str(Path(settings["path"]).expanduser().resolve())
+    return configs.change(config, settings)
+
+
+# What trains in minutes on two processors; anything given on the command line wins.
+_DEMO = {"filters": 16, "slice_step": 2, "scans_per_peer": 4, "rounds": 8}
+
+
+def demo_preset(data: str | None, config: Path | None) -> Config:
+    """The settings `bt train` starts from: smaller ones for the demo cohort."""
+    return Config() if data or config else configs.change(Config(), _DEMO)
+
+
+def addresses(peers: list[str]) -> dict[str, str]:
+    """ ["B=tcp://..."] -> {"B": "tcp://..."}. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for entry in peers:
+        name, equals, address = entry.partition("=")
+        if not (equals and name and address):
+            raise configs.ConfigError(f"--peer {entry}: expected NAME=ADDRESS")
+        if name in found:
+            raise configs.ConfigError(f"--peer {name} is given twice")
+        found[name] = address
+    return found

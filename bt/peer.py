@@ -1,0 +1,142 @@
+"""bt peer: one peer of a federation, started by hand or by a launcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from bt.config import Config
+from bt.console import Progress, print_paths
+from bt.data.labels import LabelTable
+from bt.data.layouts import find_scans
+from bt.data.scan import DataError, Scan
+from bt.federation import split_of
+from bt.node import Node, load_usable, make_trainer
+from bt.trainer import SegmentationTrainer
+from launchers import lifeline
+from transports.base import Transport
+
+_FOLLOW_S = 0.5  # between two looks at the log
+_LAST_CHANCE_S = 4.0  # for leaving cleanly once the launcher is gone
+
+
+def parse_part(part: str) -> tuple[int, int]:
+    """ "2/5" -> (2, 5). Raises DataError."""
+    number, slash, count = part.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise DataError(f"--part {part}: expected NUMBER/COUNT, for example 2/5")
+    if not 1 <= int(number) <= int(count):
+        raise DataError(f"--part {part}: the number must be between 1 and {int(count)}")
+    return int(number), int(count)
+
+
+def own_scans(
+    config: Config, part: str | None
+) -> tuple[LabelTable, Sequence[Scan], Sequence[Scan]]:
+    """Labels, training scans and test scans of this peer.
+
+    With a part, that part of the split `bt train` makes; without, all scans are this peer's, but
+    for `test_scans` held out.
+    """
+    if config.data.path is None:
+        raise DataError("a peer needs --data: the folder of its scans")
+    number, count = parse_part(part) if part else (1, 1)
+    federation = replace(config.federation, peers=count)
+    cohort = find_scans(Path(config.data.path))
+    kept = tuple(scan for scan in cohort.scans if scan.id not in config.data.exclude)
+    found = split_of(replace(config, federation=federation), replace(cohort, scans=kept))
+    return cohort.labels, found.peers[number - 1], found.test
+
+
+def build_trainer(
+    config: Config, name: str, part: str | None, console: Console
+) -> tuple[SegmentationTrainer, LabelTable]:
+    """Read this peer's scans and make its trainer, saying what was found and chosen."""
+    labels, train, test = own_scans(config, part)
+    volumes, left_out = load_usable(train, labels, config.data)
+    test_volumes, left_out_too = load_usable(test, labels, config.data)
+    for line in left_out + left_out_too:
+        console.print(f"left out: {line}", style="yellow", markup=False)
+    trainer = make_trainer(config, name, labels, volumes, test_volumes)
+    console.print(
+        f"{name}: {len(volumes)} training and {len(test_volumes)} test scans, "
+        f"{len(trainer.images)} slices; {trainer.precision.name} on {trainer.precision.device} "
+        f"({trainer.precision.reason})"
+    )
+    return trainer, labels
+
+
+def run(
+    config: Config,
+    name: str,
+    others: Sequence[str],
+    part: str | None,
+    out: Path,
+    console: Console,
+    connect: Callable[[int], Transport],
+) -> int:
+    """Take part until the end. Returns the exit code: 0 unless the run merged nobody."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    trainer, labels = build_trainer(config, name, part, console)
+    node = Node(name, others, out, config, labels)
+    with stopping(node), following(console, {name: out}, config.federation.rounds):
+        outcome = node.run(trainer, connect)
+    if outcome.aggregated is not None:
+        print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
+    if outcome.totals["merged"] == 0 and others and outcome.reason == "finished":
+        console.print(
+            f"{name} merged nobody in this run: its model knows its own scans only. Were the "
+            "other peers running, and their addresses right?",
+            style="red",
+        )
+        return 3
+    return 0
+
+
+@contextmanager
+def stopping(node: Node) -> Iterator[None]:
+    """SIGTERM, Ctrl-C and the launcher's death make the node leave cleanly."""
+
+    def leave(number: int, frame: object) -> None:
+        node.stop("left" if number == signal.SIGTERM else "interrupted")
+
+    def launcher_is_gone() -> None:
+        node.stop("launcher is gone")
+        timer = threading.Timer(_LAST_CHANCE_S, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    lifeline.watch(launcher_is_gone)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def following(console: Console, folders: dict[str, Path], rounds: int) -> Iterator[None]:
+    """Show the event logs of `folders` from a thread while the main thread works."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        with Progress(console, folders, rounds) as progress:
+            while not ended.wait(_FOLLOW_S):
+                progress.update()
+
+    thread = threading.Thread(target=follow, name="console", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,64 @@
+"""The folder of a run: fresh, or one to go on with; never one to overwrite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bt import config as configs
+from bt.config import Config
+from bt.modelfile import write_atomic
+
+
+class RunFolderError(Exception):
+    """The folder can't be used; the message says what to do."""
+
+
+def choose(out: Path | None, name: str) -> Path:
+    """`out`, or runs/NAME: the one to go on with if it is unfinished, else the next free one."""
+    if out is not None:
+        return out
+    candidate, number = Path("runs") / name, 1
+    while _finished(candidate):
+        number += 1
+        candidate = Path("runs") / f"{name}-{number}"
+    return candidate
+
+
+def enter(folder: Path, config: Config) -> bool:
+    """Make `folder` this run's, with its config.toml; True if an earlier start goes on.
+
+    Raises RunFolderError where it belongs to a finished or to another run.
+    """
+    stored = folder / "config.toml"
+    try:
+        if not stored.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(stored, configs.to_toml(config).encode())
+            return False
+    except OSError as exc:
+        raise RunFolderError(f"can't write to {folder}: {exc.strerror or exc}") from exc
+    if _finished(folder):
+        raise RunFolderError(f"{folder} holds a finished run; choose another --out")
+    differing = configs.differences(configs.read(stored), config)
+    if differing:
+        raise RunFolderError(
+            f"{folder} holds an unfinished run with other settings ({', '.join(differing)}); "
+            "repeat its command to go on with it, or choose another --out"
+        )
+    return True
+
+
+def read_results(path: Path) -> dict[str, Any] | None:
+    """The content of a results.json; None if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _finished(folder: Path) -> bool:
+    results = read_results(folder / "results.json")
+    return results is not None and bool(results.get("complete"))

@@ -1,0 +1,57 @@
+"""bt train: prepare the scans, run the peers one way or another, gather and show the results."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from bt import rundir
+from bt.config import Config, ConfigError
+from bt.console import print_paths, print_results
+from bt.federation import gather, prepare
+from bt.localrun import run_processes, run_threads
+
+EXIT_CODES = {"finished": 0, "failed": 1, "merged nobody": 3, "interrupted": 130}
+
+
+def train(config: Config, out: Path | None, console: Console, *, as_json: bool) -> int:
+    """A whole run on this machine. Returns the exit code."""
+    if config.federation.peers < 2:
+        raise ConfigError("a federation needs at least 2 peers")
+    started = time.monotonic()
+    run = prepare(config, console)
+    folder = rundir.choose(out, "demo" if config.data.path is None else _name(config))
+    if rundir.enter(folder, run.config):
+        console.print(f"Going on with the unfinished run in {folder}")
+    start = run_threads if config.federation.transport == "inproc" else run_processes
+    ended = start(run, folder, console)
+    torch.set_num_threads(torch.get_num_threads())
+    with console.status("Evaluating the aggregated model"):
+        results = gather(run, folder, ended, time.monotonic() - started)
+    return finish(results, folder, console, as_json=as_json)
+
+
+def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: bool) -> int:
+    """Show the results and where they are. Returns the exit code."""
+    print_results(console, results)
+    paths = [("results", folder / "results.json"), ("config as run", folder / "config.toml")]
+    if results["aggregated"] is not None:
+        paths.insert(0, ("aggregated model", folder / "aggregated.safetensors"))
+    print_paths(console, paths)
+    ended = results["ended"]
+    if ended == "finished" and not any(peer["merged"] for peer in results["peers"].values()):
+        ended = "merged nobody"
+        console.print("No peer merged another's model: this was no federation.", style="red")
+    if as_json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))  # noqa: T201
+    return EXIT_CODES[ended]
+
+
+def _name(config: Config) -> str:
+    path = Path(config.data.path or "demo")
+    return path.stem if path.is_file() else path.name

@@ -1,0 +1,162 @@
+"""Fine-tuning: the seam the runner trains through, and the product's own trainer.
+
+Anything with the four methods of `Trainer` can take part in a federation. `SegmentationTrainer`
+is the product's: a plain training loop over slices, for QuickNAT or any torch module that maps
+(B, 1, H, W) to logits (B, classes, H, W).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bt.config import TrainConfig
+from bt.data.slices import Slices
+from bt.data.volumes import Volume
+from bt.evaluation import Metrics, evaluate
+from bt.losses import SegmentationLoss, class_weights
+from bt.precision import choose_precision
+from bt.weights import FlatWeights
+
+
+class Stopped(Exception):
+    """A fine-tune was asked to stop; its model is half-trained."""
+
+
+class NothingToTrainOn(ValueError):
+    """A peer without a slice."""
+
+
+@dataclass(frozen=True)
+class FitMetrics:
+    """One fine-tune, averaged over its batches."""
+
+    loss: float
+    dice: float | None  # on the training slices, soft, mean over structures; background left out
+    seconds: float
+    steps: int
+
+
+class Trainer(Protocol):
+    """What the runner needs. Bring your own: any torch model and data set."""
+
+    samples: int  # number of scans: the paper's a_i
+
+    def weights(self) -> FlatWeights:
+        """A copy of the model now."""
+
+    def load(self, weights: FlatWeights) -> None:
+        """Go on from these weights."""
+
+    def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
+        """Fine-tune. `update` counts this peer's fine-tunes from 0: it decides the learning rate
+        and the order of the batches, so that a resumed run continues exactly.
+
+        Raises Stopped soon after `stop()` says so.
+        """
+
+    def evaluate(self) -> Any:
+        """Scores on the held-out scans."""
+
+
+class SegmentationTrainer:
+    """Trains a network on slices; evaluates it on whole volumes.
+
+    `structures` names the classes 1, 2, ... without the background. `test_volumes` may be empty.
+    Raises NothingToTrainOn without slices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        slices: Slices,
+        *,
+        samples: int,
+        structures: Sequence[str],
+        view: str,
+        test_volumes: Sequence[Volume] = (),
+        config: TrainConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not len(slices):
+            raise NothingToTrainOn("no slice to train on: give this peer labelled scans")
+        self.samples = samples
+        self.config = config or TrainConfig()
+        self.seed = seed
+        self.structures = tuple(structures)
+        self.view = view
+        self.test_volumes = test_volumes
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.from_numpy(slices.images)
+        self.precision = choose_precision(
+            model, images[: self.config.batch_size], self.config.device, self.config.precision
+        )
+        device = self.precision.device
+        self.model = model.to(device)
+        self.images = images.to(device)  # (n, 1, H, W)
+        self.classes = torch.from_numpy(slices.classes).to(device)  # (n, H, W)
+        weights = class_weights(slices.classes, len(structures) + 1)
+        self.loss = SegmentationLoss(weights).to(device)
+
+    def weights(self) -> FlatWeights:
+        """A copy of the model now."""
+        return FlatWeights.of(self.model)
+
+    def load(self, weights: FlatWeights) -> None:
+        """Go on from these weights."""
+        weights.load_into(self.model)
+
+    def learning_rate(self, update: int) -> float:
+        """Halved after every `halve_every` updates of this peer (paper, section 3)."""
+        return self.config.learning_rate * 0.5 ** (update // self.config.halve_every)
+
+    def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
+        """`epochs` passes over the slices with a fresh Adam. Raises Stopped."""
+        torch.set_flush_denormal(True)  # of this thread; denormals slow convolutions many times
+        started = time.perf_counter()
+        order = np.random.default_rng((self.seed, update))
+        adam = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate(update), fused=True)
+        losses = torch.zeros((), device=self.precision.device)
+        overlap = torch.zeros(3, len(self.structures) + 1, device=self.precision.device)
+        steps = 0
+        self.model.train()
+        for _ in range(epochs):
+            for batch in self._batches(order):
+                if stop():
+                    raise Stopped
+                with self.precision.autocast():
+                    logits = self.model(self.images[batch])
+                loss = self.loss(logits, self.classes[batch])
+                adam.zero_grad()
+                loss.total.backward()
+                adam.step()
+                losses += loss.total.detach()
+                overlap += loss.overlap
+                steps += 1
+        seconds = time.perf_counter() - started
+        return FitMetrics(losses.item() / max(1, steps), _soft_dice(overlap), seconds, steps)
+
+    def evaluate(self) -> Metrics:
+        """Dice on the held-out volumes."""
+        return evaluate(self.model, self.test_volumes, self.view, self.structures, self.precision)
+
+    def _batches(self, order: np.random.Generator) -> list[Tensor]:
+        """Indices of one pass over the slices, shuffled, in batches of nearly equal size."""
+        shuffled = torch.from_numpy(order.permutation(len(self.images)))
+        count = -(-len(shuffled) // self.config.batch_size)
+        return list(torch.tensor_split(shuffled, count))
+
+
+def _soft_dice(overlap: Tensor) -> float | None:
+    """Mean Dice over the structures that occurred; `overlap` as in losses.Loss, summed."""
+    intersection, predicted, true = overlap[:, 1:]
+    seen = true > 0
+    if not seen.any():
+        return None
+    return float((2 * intersection / (predicted + true))[seen].mean())

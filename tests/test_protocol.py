@@ -1,0 +1,282 @@
+"""The state machine under any order of events, and what silence, loss and lies cost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from bt import events
+from bt.protocol import Phase, Timing
+from bt.versions import Version
+from tests.simulated import BODY, SCHEMA, Federation
+from transports import messages
+
+AB = ("a", "b")
+ABC = ("a", "b", "c")
+NAMES = st.sampled_from(ABC)
+INDEX = st.integers(0, 10**6)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Delays, loss, duplication, reordering, crashes with restart: Federation checks the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.federation = Federation(ABC, rounds=4, samples={"a": 1, "b": 5, "c": 2})
+
+    @rule(name=NAMES)
+    def start_round(self, name: str) -> None:
+        peer = self.federation.peers.get(name)
+        if peer is not None and peer.ready:
+            self.federation.start_round(name)
+
+    @precondition(lambda self: self.federation.flying)
+    @rule(index=INDEX, keep=st.booleans())
+    def deliver(self, index: int, keep: bool) -> None:
+        self.federation.deliver(index % len(self.federation.flying), keep=keep)
+
+    @rule()
+    def deliver_all(self) -> None:
+        self.federation.deliver_all()
+
+    @precondition(lambda self: self.federation.flying)
+    @rule(index=INDEX)
+    def lose(self, index: int) -> None:
+        self.federation.flying.pop(index % len(self.federation.flying))
+
+    @precondition(lambda self: self.federation.training)
+    @rule(index=INDEX)
+    def finish_training(self, index: int) -> None:
+        training = sorted(self.federation.training)
+        self.federation.finish_training(training[index % len(training)])
+
+    @rule(seconds=st.sampled_from([0.3, 1.0, 5.0, 61.0]))
+    def wait(self, seconds: float) -> None:
+        self.federation.wait(seconds)
+
+    @rule(name=NAMES)
+    def crash_or_restart(self, name: str) -> None:
+        if name not in self.federation.peers:
+            self.federation.restart(name)
+        elif len(self.federation.peers) > 1:
+            self.federation.crash(name)
+
+    @rule(name=NAMES)
+    def lose_disk(self, name: str) -> None:
+        if name not in self.federation.peers:
+            self.federation.disk.pop(name, None)
+
+    @invariant()
+    def nobody_waits_for_ever(self) -> None:
+        for peer in self.federation.peers.values():
+            if not (peer.ready or peer.phase is Phase.TRAINING or peer.finished):
+                assert peer.deadline is not None
+                assert peer.deadline <= self.federation.now + Timing().pull_s
+
+    def teardown(self) -> None:
+        """Once the faults stop, every living peer does its rounds and leaves."""
+        federation = self.federation
+        for name in ABC:
+            if name not in federation.peers:
+                federation.restart(name)
+        for _ in range(400):
+            for name, peer in federation.peers.items():
+                if name in federation.training:
+                    federation.finish_training(name)
+                elif peer.ready:
+                    federation.start_round(name)
+            federation.deliver_all()
+            federation.wait(1.0)
+            if all(peer.finished for peer in federation.peers.values()):
+                break
+        else:
+            raise AssertionError("a peer never finished")
+        for peer in federation.peers.values():
+            assert peer.version.count >= 4
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+def test_a_silent_peer_delays_a_round_by_at_most_its_deadline() -> None:
+    federation = Federation(ABC)
+    federation.start_round("a")
+    federation.flying = [m for m in federation.flying if m[1] != "c"]  # c hears nothing
+    started = federation.now
+    while "a" not in federation.training:
+        federation.wait(0.25)
+        federation.flying = [m for m in federation.flying if m[1] != "c"]
+        federation.deliver_all()
+    assert federation.now - started <= Timing().ping_s
+    assert federation.notes == [("a", events.Note("gone", "c", "silent for 5 s"))]
+
+
+def test_a_peer_known_to_be_gone_costs_nothing() -> None:
+    federation = Federation(ABC)
+    federation.update("a")
+    federation.crash("c")
+    federation.update("a")  # c is missed here
+    started = federation.now
+    federation.update("a")
+    assert federation.now == started
+
+
+def test_a_peer_that_comes_back_is_asked_again() -> None:
+    federation = Federation(AB, rounds=9)
+    federation.update("b")
+    federation.crash("b")
+    federation.update("a")
+    assert federation.peers["a"].gone() == ("b",)
+    federation.restart("b")
+    federation.update("b")
+    assert federation.update("a") == ("b",)
+
+
+def test_a_peer_that_dies_while_sending_leaves_the_round_without_it() -> None:
+    federation = Federation(ABC)
+    federation.update("b")
+    federation.update("c")
+    federation.start_round("a")
+    while not any(isinstance(m[2], messages.Weights) for m in federation.flying):
+        federation.deliver()
+    federation.flying = [m for m in federation.flying if m[0] != "b" and m[1] != "b"]
+    federation.crash("b")
+    federation.wait(1.0)  # the next ping finds b gone
+    federation.deliver_all()
+    assert federation.trained[-1] == ("a", ("c",))
+    federation.finish_training("a")
+    assert "b" not in federation.peers["a"].vector
+
+
+def test_a_peer_that_stops_in_the_middle_of_a_pull_is_skipped_after_the_deadline() -> None:
+    federation = Federation(AB)
+    federation.update("b")
+    federation.start_round("a")
+    while not any(isinstance(m[2], messages.Pull) for m in federation.flying):
+        federation.deliver()
+    federation.flying.clear()
+    federation.wait(Timing().pull_s)
+    assert federation.trained[-1] == ("a", ())
+
+
+def test_what_was_merged_counts_only_once_the_model_is_trained() -> None:
+    federation = Federation(AB)
+    federation.update("b")
+    federation.start_round("a")
+    federation.deliver_all()
+    federation.crash("a")
+    federation.restart("a")
+    assert federation.peers["a"].vector == {}
+    assert federation.update("a") == ("b",)
+
+
+def test_a_pull_with_nothing_newer_is_answered_with_the_version() -> None:
+    federation = Federation(AB)
+    federation.update("b")
+    federation.flying.clear()
+    federation.feed("b", events.Received(messages.Pull("a", (0, 1))))
+    ((_, _, answer),) = federation.flying
+    assert isinstance(answer, messages.Version)
+
+
+def test_another_schema_is_refused_before_weights_move() -> None:
+    federation = Federation(AB)
+    federation.start_round("a")
+    federation.flying.clear()
+    other = messages.Version("b", (0, 3), 1, "f" * 64, "training")
+    federation.feed("a", events.Received(other))
+    assert federation.trained == [("a", ())]
+    assert federation.notes[0][1].event == "reject"
+    assert not any(isinstance(m[2], messages.Pull) for m in federation.flying)
+
+
+def test_a_rejected_peer_is_set_aside_for_growing_pauses() -> None:
+    federation = Federation(AB, rounds=999)
+    pauses = []
+    for _ in range(3):
+        federation.feed("a", events.Rejected("b", "garbage"))
+        start = federation.now
+        while True:
+            federation.start_round("a")
+            asked = any(m[:2] == ("a", "b") for m in federation.flying)
+            federation.deliver_all()
+            federation.finish_training("a")
+            federation.flying.clear()
+            if asked:
+                break
+            federation.now += 1.0
+        pauses.append(federation.now - start)
+    assert pauses == [30.0, 60.0, 120.0]
+
+
+def test_a_refused_merge_does_not_count() -> None:
+    federation = Federation(AB)
+    federation.update("b")
+    peer = federation.peers["a"]
+    peer.handle(events.RoundDue(), 0.0)
+    peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
+    weights = messages.Weights("b", (0, 1), 1, SCHEMA, BODY)
+    peer.handle(events.Received(weights), 0.0)
+    instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)
+    assert events.Train(0, ()) in instructions
+
+
+def test_weights_nobody_asked_for_are_ignored() -> None:
+    federation = Federation(AB)
+    federation.feed("a", events.Received(messages.Weights("b", (0, 1), 1, SCHEMA, BODY)))
+    assert federation.peers["a"].phase is Phase.IDLE
+    assert federation.shares == {}
+
+
+def test_stale_weights_are_rejected() -> None:
+    federation = Federation(AB)
+    federation.update("b")
+    federation.update("a")
+    federation.update("b")
+    federation.start_round("a")
+    while not any(isinstance(m[2], messages.Weights) for m in federation.flying):
+        federation.deliver()
+    federation.flying.clear()
+    old = messages.Weights("b", (0, 1), 1, SCHEMA, BODY)
+    federation.feed("a", events.Received(old))
+    assert federation.trained[-1] == ("a", ())
+    assert federation.notes[-1][1].event == "reject"
+
+
+def test_a_peer_that_lost_its_disk_starts_a_new_incarnation() -> None:
+    federation = Federation(AB, rounds=9)
+    for _ in range(3):
+        federation.update("b")
+    federation.update("a")
+    federation.crash("b")
+    federation.disk.clear()
+    federation.restart("b")
+    federation.update("b")
+    assert federation.peers["b"].version == Version(1, 1)
+    assert federation.update("a") == ("b",), "its new model is not taken for an old one"
+
+
+def test_a_peer_asked_to_leave_says_so_and_nobody_waits_for_it() -> None:
+    federation = Federation(ABC, rounds=1)
+    for name in ABC:
+        federation.update(name)
+    federation.feed("c", events.Leave())
+    federation.crash("c")
+    federation.deliver_all()
+    started = federation.now
+    for _ in range(4):
+        federation.wait(1.0)
+        federation.deliver_all()
+    assert all(federation.peers[name].finished for name in AB)
+    assert federation.now - started < Timing().ping_s
+    assert ("a", events.Note("gone", "c", "left")) in federation.notes
+
+
+def test_a_round_can_only_start_when_ready() -> None:
+    federation = Federation(AB)
+    federation.start_round("a")
+    with pytest.raises(RuntimeError, match="ready"):
+        federation.start_round("a")
