@@ -198,3 +198,137 @@ def peer(
         ),
     )
     raise typer.Exit(code)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
+    data: Annotated[str, typer.Option("--data", metavar="DIR", help="Folder of labelled scans.")],
+    surface: Annotated[
+        bool, typer.Option("--surface", help="Also HD95 and mean surface distance, in mm.")
+    ] = False,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A line per scan and structure.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    network: opt.Model = None,
+    device: opt.Device = None,
+) -> None:
+    """Score a model on labelled scans: Dice per structure and scan.
+
+    [bold]bt eval runs/demo/aggregated.safetensors --data brains[/]
+    """
+    from json import dumps
+
+    from bt import inference
+    from bt.console import make_console, print_scores
+
+    console = make_console(to_stderr=json)
+    loaded = inference.load_model(model, network, device or "auto")
+    with console.status("Evaluating") as status:
+        metrics, bad = inference.evaluate_folder(
+            loaded,
+            Path(data),
+            surface=surface,
+            progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
+        )
+    for one in bad:
+        console.print(f"left out: {one}", style="yellow", markup=False)
+    if csv is not None:
+        inference.write_scores(csv, metrics)
+    scores = inference.to_json(metrics)
+    if json:
+        typer.echo(dumps(scores, indent=2, ensure_ascii=False))
+    else:
+        print_scores(console, scores)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A NIfTI or MGZ scan.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="SEG.nii.gz", help="Where to.")],
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Volume of every structure, in ml.")
+    ] = None,
+    network: opt.Model = None,
+    device: opt.Device = None,
+) -> None:
+    """Segment a scan, in its own geometry, with the label numbers the model was trained on.
+
+    Research software, not a medical device.
+
+    [bold]bt predict runs/demo/aggregated.safetensors T1.nii.gz -o seg.nii.gz[/]
+    """
+    from bt import inference
+    from bt.console import make_console, print_paths
+
+    if not out.name.endswith((".nii.gz", ".nii")):
+        raise typer.BadParameter(f"{out}: expected a name ending in .nii.gz or .nii")
+    console = make_console()
+    loaded = inference.load_model(model, network, device or "auto")
+    with console.status(f"Segmenting {scan.name}"):
+        volumes = inference.predict(loaded, scan, out)
+    if csv is not None:
+        inference.write_csv(csv, ["structure", "ml"], [[n, round(v, 4)] for n, v in volumes.items()])
+    print_paths(console, [("segmentation", out), *([("volumes", csv)] if csv else [])])
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Scans: make the demo cohort, look at a folder.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    subjects: Annotated[int, typer.Option(help="How many.")] = 25,
+    seed: Annotated[int, typer.Option(help="Another seed, other subjects.")] = 0,
+) -> None:
+    """Write a cohort of simulated brains: random warps of an atlas and its template (BIDS, 2 mm)."""
+    from bt.console import make_console, print_paths
+    from bt.data.demo import write_demo_cohort
+
+    console = make_console()
+    with console.status("Simulating") as status:
+        write_demo_cohort(
+            out,
+            subjects=subjects,
+            seed=seed,
+            progress=lambda done: status.update(f"Simulating: {done} of {subjects} subjects"),
+        )
+    print_paths(console, [(f"{subjects} simulated subjects", out)])
+
+
+@data_app.command()
+def show(
+    data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of scans, or a manifest.")],
+) -> None:
+    """What bt sees in a folder: layout, scans, structures, and what can't be used."""
+    from bt.console import make_console, print_cohort
+    from bt.data.cache import load_volumes
+    from bt.data.layouts import find_scans
+
+    console = make_console()
+    cohort = find_scans(data)
+    with console.status("Reading scans"):
+        loaded = load_volumes(cohort.scans, cohort.labels)
+    print_cohort(console, cohort, loaded)
+    raise typer.Exit(1 if loaded.bad else 0)
+
+
+@app.command()
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Look at this installation: versions, MPI, threads, precision, and what is in the way."""
+    from json import dumps
+
+    from bt.console import make_console, print_findings
+    from bt.doctor import examine
+
+    report = examine()
+    if json:
+        typer.echo(dumps(report.to_json(), indent=2))
+    else:
+        print_findings(make_console(), report)
+    raise typer.Exit(1 if report.problems else 0)

@@ -144,26 +144,31 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 def read(path: Path, config: Config | None = None) -> Config:
     """`config` (default: all defaults) with what the TOML file at `path` sets."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"), config)
     except OSError as exc:
         raise ConfigError(f"can't read {path}: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} is not valid TOML: {exc}") from exc
+    except (ConfigError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+
+
+def parse(text: str, config: Config | None = None) -> Config:
+    """`config` (default: all defaults) with what the TOML `text` sets. Raises ConfigError."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"not valid TOML: {exc}") from exc
     config = config or Config()
-    known = {part.name for part in fields(config)}
+    known = [part.name for part in fields(config)]
     for section, settings in content.items():
         if section not in known:
-            raise ConfigError(f"{path}: unknown section [{section}]; known: {', '.join(known)}")
+            raise ConfigError(f"unknown section [{section}]; known: {', '.join(known)}")
         names = {"seed": settings} if section == "seed" else settings
         if not isinstance(names, dict):
-            raise ConfigError(f"{path}: {section} is a section, write [{section}]")
+            raise ConfigError(f"{section} is a section, write [{section}]")
         for name in names:
             if section != "seed" and not hasattr(getattr(config, section), name):
-                raise ConfigError(f"{path}: unknown setting {name} in [{section}]")
-        try:
-            config = change(config, names)
-        except ConfigError as exc:
-            raise ConfigError(f"{path}: {exc}") from exc
+                raise ConfigError(f"unknown setting {name} in [{section}]")
+        config = change(config, names)
     return config
 
 

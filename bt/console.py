@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -15,6 +16,12 @@ from rich.text import Text
 
 from bt.eventlog import EventReader
 
+if TYPE_CHECKING:
+    from bt.data.cache import Loaded
+    from bt.data.layouts import Cohort
+    from bt.doctor import Report
+
+_DISTANCE = "mean_surface_distance_mm"
 _STATE_COLOURS = {
     "starting": "dim",
     "pulling": "cyan",
@@ -24,9 +31,15 @@ _STATE_COLOURS = {
 }
 
 
-def make_console(*, to_stderr: bool = False) -> Console:
-    """The console everything is printed on; stderr when stdout belongs to a program."""
-    return Console(stderr=to_stderr, highlight=False, soft_wrap=False)
+def make_console(*, to_stderr: bool = False, plain: bool = False) -> Console:
+    """The console everything is printed on; stderr when stdout belongs to a program.
+
+    `plain`: never a live display, whatever the output looks like.
+    """
+    console = Console(stderr=to_stderr, highlight=False, force_terminal=False if plain else None)
+    if not console.is_terminal:
+        console.width = 100  # a file has no width; lines longer than this are not broken
+    return console
 
 
 @dataclass
@@ -54,14 +67,14 @@ class PeerView:
                 self.version = str(event["version"])
                 self.started = self.last_fit = event["time"]
                 return f"starts at version {self.version} with {event['samples']} scans"
-            case "pull":
+            case "pull" if self.state == "training":
                 self.state = "pulling"
             case "weights":
                 if "from" in event:
                     self.bytes_in += event["bytes"]
                 else:
                     self.bytes_out += event["bytes"]
-            case "merge":
+            case "merge" if self.state in ("pulling", "training"):
                 self.state = "training"
                 self._merging.append(f"{event['from']} v{event['version']}")
             case "fit":
@@ -74,7 +87,7 @@ class PeerView:
                 self.state = "done" if at_end else "training"
                 return (
                     f"version {self.version}/{rounds}  loss {self.loss:.3f}  "
-                    f"Dice {_dice(self.dice)} (training slices)  {event['seconds']:.1f} s  "
+                    f"Dice {_number(self.dice)} (training slices)  {event['seconds']:.1f} s  "
                     f"merged {', '.join(self.merged) or 'nobody'}"
                 )
             case "gone":
@@ -128,21 +141,21 @@ class Progress:
                 if line is None:
                     continue
                 if not self._console.is_terminal:
-                    self._console.print(f"{name:{width}}  {line}", markup=False)
+                    self._console.print(f"{name:{width}}  {line}", markup=False, soft_wrap=True)
                 elif event["event"] in ("gone", "reject"):
                     self._messages = [*self._messages[-4:], f"{name} {line}"]
         if self._console.is_terminal:
             self._live.update(self._render(), refresh=True)
 
     def _render(self) -> RenderableType:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for heading in ("peer", "state"):
-            table.add_column(heading, no_wrap=True)
+        table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+        table.add_column("peer", no_wrap=True, min_width=max(map(len, self._views)))
+        table.add_column("state", no_wrap=True, min_width=8)
         for heading in ("version", "loss", "Dice*"):
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right", no_wrap=True, min_width=5)
         table.add_column("merged from", overflow="ellipsis", no_wrap=True, ratio=1)
-        for heading in ("MB in", "MB out", "left"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        for heading in ("MB in", "out", "left"):
+            table.add_column(heading, justify="right", no_wrap=True, min_width=5)
         now = time.time()
         for view in self._views.values():
             table.add_row(
@@ -150,7 +163,7 @@ class Progress:
                 Text(view.state, _STATE_COLOURS.get(view.state, "red")),
                 f"{view.version}/{self._rounds}",
                 "" if view.loss is None else f"{view.loss:.3f}",
-                "" if view.loss is None else _dice(view.dice),
+                "" if view.loss is None else _number(view.dice),
                 ", ".join(view.merged),
                 f"{view.bytes_in / 1e6:.1f}",
                 f"{view.bytes_out / 1e6:.1f}",
@@ -172,14 +185,14 @@ def duration(seconds: float | None) -> str:
 def print_results(console: Console, results: Mapping[str, Any]) -> None:
     """The tables at the end of a run, from the content of results.json."""
     peers: Mapping[str, Any] = results["peers"]
-    table = Table(title="Peers", title_justify="left", header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("peer")
-    for heading in ("Dice", "version", "scans", "merged", "MB in", "MB out", "training", "waiting"):
+    for heading in ("Dice", "version", "scans", "merged", "MB in", "out", "training", "waiting"):
         table.add_column(heading, justify="right")
     for name, peer in peers.items():
         table.add_row(
             name,
-            _dice(peer["dice"]),
+            _number(peer["dice"]),
             str(peer["version"]),
             str(peer["samples"]),
             str(peer["merged"]),
@@ -192,9 +205,9 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
     aggregated = results["aggregated"]
     if aggregated is None:
         return
-    table = Table(title="Dice on the test scans", title_justify="left", header_style="bold")
-    table.add_column("structure")
-    for heading in ("aggregated", "peers, mean", "lowest", "highest"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Dice on the test scans")
+    for heading in ("aggregated", "mean of peers", "lowest", "highest"):
         table.add_column(heading, justify="right")
     for structure, dice in aggregated["structures"].items():
         values = [
@@ -202,10 +215,10 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
             for peer in peers.values()
             if (value := (peer.get("structures") or {}).get(structure)) is not None
         ]
-        table.add_row(structure, _dice(dice), *_spread(values))
+        table.add_row(structure, _number(dice), *_spread(values))
     means = [peer["dice"] for peer in peers.values() if peer["dice"] is not None]
     table.add_section()
-    table.add_row("mean", _dice(aggregated["dice"]), *_spread(means), style="bold")
+    table.add_row("mean", _number(aggregated["dice"]), *_spread(means), style="bold")
     console.print(table)
 
 
@@ -217,11 +230,66 @@ def print_paths(console: Console, paths: Iterable[tuple[str, Path]]) -> None:
     console.print(table)
 
 
-def _dice(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
 def _spread(values: Sequence[float]) -> list[str]:
     if not values:
         return ["–", "–", "–"]
-    return [_dice(sum(values) / len(values)), _dice(min(values)), _dice(max(values))]
+    return [_number(sum(values) / len(values)), _number(min(values)), _number(max(values))]
+
+
+def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
+    """What bt eval found: per structure, then the mean; worst and best scan."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("structure")
+    table.add_column("Dice", justify="right")
+    surface = "hd95_mm" in scores
+    if surface:
+        table.add_column("HD95, mm", justify="right")
+        table.add_column("mean surface distance, mm", justify="right")
+    for name, dice in scores["structures"].items():
+        row = [name, _number(dice)]
+        if surface:
+            row += [_number(scores["hd95_mm"][name]), _number(scores[_DISTANCE][name])]
+        table.add_row(*row)
+    table.add_section()
+    table.add_row("mean", _number(scores["dice"]), style="bold")
+    console.print(table)
+    ranked = sorted((dice, name) for name, dice in scores["scans"].items() if dice is not None)
+    if ranked:
+        (worst, worst_name), (best, best_name) = ranked[0], ranked[-1]
+        console.print(
+            f"{len(ranked)} scans, from {worst:.3f} ({worst_name}) to {best:.3f} ({best_name})"
+        )
+
+
+def print_cohort(console: Console, cohort: Cohort, loaded: Loaded) -> None:
+    """What bt data show found."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("layout", cohort.layout)
+    table.add_row("scans", f"{len(loaded.volumes)} usable, {len(loaded.bad)} not")
+    table.add_row("structures", ", ".join(cohort.labels.structures[1:]))
+    if loaded.unknown_ids:
+        table.add_row("taken as background", ", ".join(map(str, loaded.unknown_ids)))
+    shapes = {volume.image.shape for volume in loaded.volumes}
+    if shapes:
+        table.add_row("voxels", f"{min(shapes)} to {max(shapes)}")
+    spacings = {tuple(round(s, 2) for s in volume.spacing_mm) for volume in loaded.volumes}
+    table.add_row("voxel size, mm", ", ".join(map(str, sorted(spacings)[:4])))
+    console.print(table)
+    for bad in loaded.bad:
+        console.print(f"unusable: {bad}", style="red", markup=False, soft_wrap=True)
+
+
+def print_findings(console: Console, report: Report) -> None:
+    """What bt doctor found."""
+    table = Table.grid(padding=(0, 2))
+    for topic, finding in report.findings.items():
+        table.add_row(Text(topic, "bold"), Text(finding))
+    console.print(table)
+    for problem in report.problems:
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
+    if not report.problems:
+        console.print("No problems found.", style="green")

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from bt.config import Config
@@ -84,7 +83,6 @@ def run(
     connect: Callable[[int], Transport],
 ) -> int:
     """Take part until the end. Returns the exit code: 0 unless the run merged nobody."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     trainer, labels = build_trainer(config, name, part, console)
     node = Node(name, others, out, config, labels)
     with stopping(node), following(console, {name: out}, config.federation.rounds):
@@ -125,7 +123,10 @@ def stopping(node: Node) -> Iterator[None]:
 
 @contextmanager
 def following(console: Console, folders: dict[str, Path], rounds: int) -> Iterator[None]:
-    """Show the event logs of `folders` from a thread while the main thread works."""
+    """Show the event logs of `folders` (none: nothing) from a thread beside the main one."""
+    if not folders:
+        yield
+        return
     ended = threading.Event()
 
     def follow() -> None:

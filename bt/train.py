@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from bt import rundir
@@ -25,12 +24,11 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
         raise ConfigError("a federation needs at least 2 peers")
     started = time.monotonic()
     run = prepare(config, console)
-    folder = rundir.choose(out, "demo" if config.data.path is None else _name(config))
+    folder = rundir.choose(out, run_name(config))
     if rundir.enter(folder, run.config):
         console.print(f"Going on with the unfinished run in {folder}")
     start = run_threads if config.federation.transport == "inproc" else run_processes
     ended = start(run, folder, console)
-    torch.set_num_threads(torch.get_num_threads())
     with console.status("Evaluating the aggregated model"):
         results = gather(run, folder, ended, time.monotonic() - started)
     return finish(results, folder, console, as_json=as_json)
@@ -52,6 +50,9 @@ def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: 
     return EXIT_CODES[ended]
 
 
-def _name(config: Config) -> str:
-    path = Path(config.data.path or "demo")
+def run_name(config: Config) -> str:
+    """The run's folder in runs/, after its data."""
+    if config.data.path is None:
+        return "demo"
+    path = Path(config.data.path)
     return path.stem if path.is_file() else path.name

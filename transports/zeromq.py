@@ -74,6 +74,7 @@ class ZeroMQTransport:
         self._context = zmq.Context()
         self._closed = False
         self._dealers: dict[str, _Dealer] = {}
+        self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         try:
             self._open(own, announce)
         except BaseException:
@@ -85,7 +86,6 @@ class ZeroMQTransport:
         self._ready: deque[zmq.Socket[bytes]] = deque()
         self._senders: dict[zmq.Socket[bytes], str] = {}  # of a DEALER or a SUB: the other end
         self._monitors: dict[zmq.Socket[bytes], str] = {}
-        self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         self._published_at: dict[str, str] = {}  # what each SUB is connected to
         self._greeted: set[str] = set()  # who got our hello over the ROUTER
 
@@ -213,15 +213,17 @@ class ZeroMQTransport:
     def recv(self, timeout_s: float) -> Received | None:
         self._check_open()
         deadline = time.monotonic() + timeout_s
+        looked = False
         while True:
             # One message of every socket that has some before a second one of any.
             while self._ready:
                 if (message := self._read(self._ready.popleft())) is not None:
                     return message
-            left_ms = max(0.0, deadline - time.monotonic()) * 1000
-            events = self._poller.poll(math.ceil(left_ms))
-            if not events:
-                return None
+            left_s = max(0.0, deadline - time.monotonic())
+            if looked and not left_s:
+                return None  # even if strangers keep the sockets busy
+            looked = True
+            events = self._poller.poll(math.ceil(left_s * 1000))
             for ready, _ in events:
                 if (name := self._monitors.get(ready)) is not None:
                     self._is_connected(name)
@@ -231,11 +233,15 @@ class ZeroMQTransport:
     def close(self, linger_s: float = 5.0) -> None:
         if not self._closed:
             self._closed = True
-            for link in self._dealers.values():
+            # Sockets with nobody at the other end would use up the linger for nothing.
+            for name, link in self._dealers.items():
+                connected = self._is_connected(name)
                 link.dealer.disable_monitor()
-                if not link.connected:
-                    link.dealer.close(linger=0)  # nobody to wait for
-            import sys; [ (lambda t0: (x.close(linger=2000), print(x, time.monotonic()-t0)))(time.monotonic()) for x in list(self._context._sockets) ]; self._context.term()
+                if not connected:
+                    link.dealer.close(linger=0)
+            for subscriber in self._subscribers.values():
+                subscriber.close(linger=0)
+            self._context.destroy(linger=round(linger_s * 1000))
 
     # ---
 

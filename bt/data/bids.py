@@ -7,6 +7,7 @@ its own. `participants.tsv` gives covariates, `*_dseg.tsv` what the numbers mean
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,9 @@ def find(root: Path) -> tuple[list[Scan], LabelTable | None] | None:
         label_maps += sorted(_anat(derivative, "dseg"))
     if not images:
         return None
+    by_subject: dict[str, list[Path]] = defaultdict(list)
+    for path in label_maps:
+        by_subject[_pairs(path).get("sub", "")].append(path)
     people = participants(root)
     scans: list[Scan] = []
     taken: set[Path] = set()
@@ -37,14 +41,12 @@ def find(root: Path) -> tuple[list[Scan], LabelTable | None] | None:
         stated = _pairs(image)
         if _elsewhere(stated):
             continue
-        label_map = _label_map_of(image, label_maps)
+        label_map = _label_map_of(image, by_subject[stated.get("sub", "")])
         if label_map is None:
             unlabelled.setdefault(_session(stated), image)
         elif label_map not in taken:
             taken.add(label_map)
-            scans.append(
-                _scan(_image_on_grid_of(label_map, image, images), image, label_map, people)
-            )
+            scans.append(_scan(_image_on_grid_of(label_map, image), image, label_map, people))
     labelled = {_session(_pairs(scan.image)) for scan in scans}
     scans += [
         _scan(image, image, None, people)
@@ -85,8 +87,8 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
 
 def _anat(root: Path, suffix: str) -> Iterator[Path]:
     for pattern in ("sub-*/anat", "sub-*/ses-*/anat"):
-        yield from root.glob(f"{pattern}/*_{suffix}.nii.gz")
-        yield from root.glob(f"{pattern}/*_{suffix}.nii")
+        yield from root.glob(f"{pattern}/sub-*_{suffix}.nii.gz")
+        yield from root.glob(f"{pattern}/sub-*_{suffix}.nii")
 
 
 def _pairs(path: Path) -> dict[str, str]:
@@ -121,12 +123,12 @@ def _label_map_of(image: Path, label_maps: list[Path]) -> Path | None:
     return min(fitting)[1] if fitting else None
 
 
-def _image_on_grid_of(label_map: Path, image: Path, images: list[Path]) -> Path:
+def _image_on_grid_of(label_map: Path, image: Path) -> Path:
     """A preprocessed image lying beside the label map shares its grid; else `image` itself."""
     if label_map.parent == image.parent:
         return image
-    beside = [p for p in images if p.parent == label_map.parent and not _elsewhere(_pairs(p))]
-    return beside[0] if beside else image
+    beside = sorted(label_map.parent.glob("sub-*_T1w.nii*"))
+    return next((path for path in beside if not _elsewhere(_pairs(path))), image)
 
 
 def _scan(

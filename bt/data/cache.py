@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from safetensors.numpy import save
 from bt.data.checks import BadScan, Grid, ScanError
 from bt.data.labels import LabelTable
 from bt.data.scan import Scan
-from bt.data.volumes import Volume, prepare
+from bt.data.volumes import Classes, Image, Volume, prepare
 
 FORMAT = 1  # raise it whenever preprocessing gives something else for the same files
 
@@ -103,10 +104,13 @@ def _read(entry: Path, scan_id: str) -> Volume | None:
     try:
         with safe_open(entry, framework="numpy") as file:
             about = json.loads(file.metadata()["bt"])
+            image = file.get_tensor("image")
             classes = file.get_tensor("classes") if about["classes"] else None
+            if about["crc32"] != _crc32(image, classes):
+                return None
             return Volume(
                 id=scan_id,
-                image=file.get_tensor("image"),
+                image=image,
                 classes=classes,
                 spacing_mm=tuple(about["spacing_mm"]),
                 stored=Grid(tuple(about["shape"]), np.array(about["affine"])),
@@ -114,6 +118,10 @@ def _read(entry: Path, scan_id: str) -> Volume | None:
             )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+
+
+def _crc32(image: Image, classes: Classes | None) -> int:
+    return zlib.crc32(b"" if classes is None else classes.data, zlib.crc32(image.data))
 
 
 def _write(entry: Path, volume: Volume) -> None:
@@ -124,6 +132,7 @@ def _write(entry: Path, volume: Volume) -> None:
         "spacing_mm": volume.spacing_mm,
         "unknown_ids": volume.unknown_ids,
         "classes": volume.classes is not None,
+        "crc32": _crc32(volume.image, volume.classes),
     }
     tensors: dict[str, NDArray[Any]] = {"image": volume.image}
     if volume.classes is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ UNREADABLE = (
     zlib.error, ImageFileError, HeaderDataError, WrapStructError,
 )  # fmt: skip
 LARGEST_SCAN = 1 << 30  # voxels; a header may claim anything
+ABSURD = 1e30  # no intensity is as large as this
 SAME_PLACE_MM = 0.1  # corners of an image and its label map may differ by this much
 
 
@@ -63,13 +65,19 @@ class Stored:
 
 
 def read_image(path: Path) -> Stored:
-    """Intensities of a 3-D scan, float32. Raises ScanError."""
+    """Intensities of a 3-D scan, as stored but sane: NaN, infinite and absurd are the darkest.
+
+    Raises ScanError.
+    """
     stored = _read(path)
-    if stored.data.dtype.kind not in "biuf":
-        raise ScanError(f"{path}: intensities are {stored.data.dtype}, expected real numbers")
-    image = np.asarray(stored.data, np.float32)
-    finite = image[np.isfinite(image)]
-    if finite.size == 0 or finite.min() == finite.max():
+    image = stored.data
+    if image.dtype.kind not in "biuf":
+        raise ScanError(f"{path}: intensities are {image.dtype}, expected real numbers")
+    if image.dtype.kind == "f":
+        sane = np.abs(image) < ABSURD  # False for NaN
+        darkest = np.min(image, where=sane, initial=ABSURD)
+        image = image if sane.all() else np.where(sane, image, darkest)
+    if image.min() == image.max():
         raise ScanError(f"{path}: empty, all intensities are the same")
     return Stored(image, stored.grid)
 
@@ -94,8 +102,8 @@ def _read(path: Path) -> Stored:
     if not path.is_file():
         raise ScanError(f"{path}: missing")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd but harmless header fields
+        # nibabel is talkative about odd but harmless header fields.
+        with warnings.catch_warnings(action="ignore"), LoggingOutputSuppressor():
             file = nib.load(path)
             if not isinstance(file, SpatialImage):
                 raise ScanError(f"{path}: not an image of a volume")
@@ -105,10 +113,18 @@ def _read(path: Path) -> Stored:
         reason = " ".join(str(exc).split())[:120] or type(exc).__name__
         raise ScanError(f"{path}: unreadable: {reason}") from exc
     affine = np.asarray(file.affine, np.float64)
-    edges = affine[:3, :3]
-    if not np.isfinite(affine).all() or abs(np.linalg.det(edges)) < 1e-9:
-        raise ScanError(f"{path}: its affine is singular, the scan has no place in space")
+    if not _is_sane(affine):
+        raise ScanError(f"{path}: its affine is singular or absurd, it has no place in space")
     return Stored(data, Grid(shape, affine))
+
+
+def _is_sane(affine: NDArray[np.float64]) -> bool:
+    """Voxels of a thinkable size in mm, their edges not nearly in one plane."""
+    edges = affine[:3, :3]
+    sizes = np.linalg.norm(edges, axis=0)
+    if not (np.isfinite(affine).all() and sizes.min() > 1e-4 and sizes.max() < 1e4):
+        return False
+    return bool(abs(np.linalg.det(edges / sizes)) > 1e-2)
 
 
 def _three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

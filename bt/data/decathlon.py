@@ -38,7 +38,7 @@ def _scans(root: Path, stated: dict[str, Any]) -> list[Scan]:
     ending = str(stated.get("file_ending", ".nii.gz"))
     scans = []
     for folder, split in (("Tr", "train"), ("Ts", "test")):
-        for label_map in sorted((root / f"labels{folder}").glob(f"*{ending}")):
+        for label_map in sorted((root / f"labels{folder}").glob(f"[!.]*{ending}")):
             image = root / f"images{folder}" / label_map.name
             scans.append(_scan(image, label_map, split))
     return scans

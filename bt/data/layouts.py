@@ -89,7 +89,7 @@ def _table_by_looking(root: Path, scans: Iterable[Scan]) -> LabelTable:
             return table
     if not read:
         raise DataError(f"{root}: no scan has a label map that can be read")
-    return table_of_names(root.name, {i: f"label {i}" for i in ids})
+    return table_of_names(root.name, {i: f"label {i}" for i in ids if i})
 
 
 # --- MALC ---------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def _malc(root: Path) -> Found:
         return None
     scans = []
     for part, split in parts.items():
-        for image in sorted((root / f"{part}-images").glob("*.nii*")):
+        for image in sorted((root / f"{part}-images").glob("[!.]*.nii*")):
             stem = strip_nifti(image.name)
             choices = [
                 root / f"{part}-labels" / f"{stem}{ending}"
@@ -150,13 +150,16 @@ def _manifest(root: Path) -> Found:
     rows = bids.read_tsv(path)
     if not rows or "image" not in rows[0]:
         raise DataError(f"{path}: a manifest needs a column 'image' (and 'label') and a row")
+    names = [row.get("id") or strip_nifti(Path(row["image"]).name) for row in rows]
+    if len(set(names)) < len(names):  # a/T1.nii.gz and b/T1.nii.gz
+        paths = [strip_nifti(row["image"].strip("/").replace("/", "_")) for row in rows]
+        names = [row.get("id") or path for row, path in zip(rows, paths, strict=True)]
     scans = []
-    for row in rows:
+    for name, row in zip(names, rows, strict=True):
         if not row["image"]:
             raise DataError(f"{path}: a row without an image")
         image = path.parent / row["image"]
         label_map = path.parent / row["label"] if row.get("label") else None
         rest = {k: v for k, v in row.items() if k not in ("image", "label", "id")}
-        name = row.get("id") or strip_nifti(image.name)
         scans.append(bids.with_covariates(Scan(name, image, label_map), rest))
     return scans, None

@@ -20,7 +20,7 @@ class Scan:
     label_map: Path | None = None
     site: str | None = None
     split: str | None = None
-    covariates: Mapping[str, str] = field(default_factory=dict)
+    covariates: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def strip_nifti(name: str) -> str:

@@ -6,6 +6,7 @@ A split depends on the scans' ids and the seed alone, not on the order of files 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from bt.data.layouts import Cohort
 from bt.data.scan import DataError, Scan
 
 TEST_NAMES = ("test", "testing")
+
+Parts = tuple[list[str], Sequence[Sequence[Scan]]]  # their names, their scans
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def split(
     uniform: shuffled, `scans_per_peer` each, or all of them divided evenly.
     bands: sorted by the numbers in the column `bands_by` and cut into `peers` bands, then like
         uniform within each (experiment 2 of the paper).
-    explicit: test scans are those the data set calls so, each site is a peer.
+    explicit: test scans are those the data set calls so, each site is a peer; like uniform where
+        it names no sites.
     Raises DataError, with the numbers, where there are not enough scans.
     """
     if peers < 1 or test_scans < 0 or (scans_per_peer is not None and scans_per_peer < 1):
@@ -55,28 +59,35 @@ def split(
     shuffled = sorted(labelled, key=lambda scan: scan.id)
     random.Random(seed).shuffle(shuffled)
     if how == "explicit":
-        return _explicit(shuffled, peers, scans_per_peer)
-    if how not in ("uniform", "bands"):
-        raise DataError(f"split {how!r}: must be uniform, bands or explicit")
-    needed = test_scans + peers * (scans_per_peer or 1)
-    if len(shuffled) < needed:
-        raise DataError(
-            f"{cohort.root}: {len(shuffled)} labelled scans, but {test_scans} test scans and "
-            f"{peers} peers with {scans_per_peer or 1} each need {needed}"
-        )
-    test, rest = shuffled[:test_scans], shuffled[test_scans:]
-    if how == "uniform":
-        each = scans_per_peer
-        names = [f"part {i}/{peers}" for i in range(1, peers + 1)]
-        parts = [rest[i * each : (i + 1) * each] if each else rest[i::peers] for i in range(peers)]
+        test = [scan for scan in shuffled if (scan.split or "").lower() in TEST_NAMES]
+        if not test and test_scans:
+            raise DataError(f"{cohort.root}: an explicit split, but no scan is marked as test")
+        rest = [scan for scan in shuffled if scan not in test]
+    elif how in ("uniform", "bands"):
+        test, rest = shuffled[:test_scans], shuffled[test_scans:]
     else:
+        raise DataError(f"split {how!r}: must be uniform, bands or explicit")
+    needed = peers * (scans_per_peer or 1)
+    if len(rest) < needed:
+        raise DataError(
+            f"{cohort.root}: too few labelled scans: {len(shuffled)} less {len(test)} for testing "
+            f"leave {len(rest)}, {peers} peers with {scans_per_peer or 1} each need {needed}"
+        )
+    if how == "explicit" and any(scan.site is not None for scan in rest):
+        names, parts = _sites(rest, peers, scans_per_peer)
+    elif how == "bands":
         names, parts = _bands(rest, peers, scans_per_peer, bands_by)
-    return _made(test, parts, names)
+    else:
+        names, parts = _uniform(rest, peers, scans_per_peer)
+    return Split(_by_id(test), tuple(_by_id(part) for part in parts), tuple(names))
 
 
-def _bands(
-    scans: Sequence[Scan], peers: int, scans_per_peer: int | None, column: str | None
-) -> tuple[list[str], list[list[Scan]]]:
+def _uniform(scans: Sequence[Scan], peers: int, each: int | None) -> Parts:
+    parts = [scans[i * each : (i + 1) * each] if each else scans[i::peers] for i in range(peers)]
+    return [f"part {i}/{peers}" for i in range(1, peers + 1)], parts
+
+
+def _bands(scans: Sequence[Scan], peers: int, each: int | None, column: str | None) -> Parts:
     if column is None:
         raise DataError("a split by bands needs the name of a participants.tsv column")
     value = {scan.id: _number(scan, column) for scan in scans}
@@ -84,41 +95,35 @@ def _bands(
     cuts = [round(i * len(ordered) / peers) for i in range(peers + 1)]
     bands = [ordered[a:b] for a, b in pairwise(cuts)]
     names = [f"{column} {value[b[0].id]:g} to {value[b[-1].id]:g}" for b in bands]
-    position = {scan.id: i for i, scan in enumerate(scans)}  # the shuffled order
-    parts = [sorted(band, key=lambda s: position[s.id])[:scans_per_peer] for band in bands]
-    return names, parts
+    return names, [[scan for scan in scans if scan in band][:each] for band in bands]
+
+
+def _sites(scans: Sequence[Scan], peers: int, each: int | None) -> Parts:
+    homeless = [scan.id for scan in scans if scan.site is None]
+    if homeless:
+        raise DataError(f"an explicit split needs a site for every scan; {homeless[0]} has none")
+    sites = sorted({scan.site for scan in scans if scan.site is not None})
+    if len(sites) != peers:
+        raise DataError(f"{peers} peers, but the scans are of {len(sites)}: {', '.join(sites)}")
+    parts = [[scan for scan in scans if scan.site == site][:each] for site in sites]
+    return [f"site {site}" for site in sites], parts
 
 
 def _number(scan: Scan, column: str) -> float:
     if column not in scan.covariates:
         raise DataError(f"{scan.id}: no value in the column {column!r} to split by")
+    stated = scan.covariates[column]
     try:
-        return float(scan.covariates[column])
-    except ValueError as exc:
-        stated = scan.covariates[column]
-        raise DataError(f"{scan.id}: {column} is {stated!r}, bands need a number") from exc
+        number = float(stated)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{scan.id}: {column} is {stated!r}, bands need a number")
+    return number
 
 
-def _explicit(scans: Sequence[Scan], peers: int, scans_per_peer: int | None) -> Split:
-    test = [scan for scan in scans if (scan.split or "").lower() in TEST_NAMES]
-    rest = [scan for scan in scans if scan not in test]
-    homeless = [scan.id for scan in rest if scan.site is None]
-    if homeless:
-        raise DataError(f"an explicit split needs a site for every scan; {homeless[0]} has none")
-    sites = sorted({scan.site for scan in rest if scan.site is not None})
-    if len(sites) != peers:
-        raise DataError(
-            f"{peers} peers, but the scans name {len(sites)} sites: {', '.join(sites)}"
-        )
-    parts = [[scan for scan in rest if scan.site == site][:scans_per_peer] for site in sites]
-    return _made(test, parts, [f"site {site}" for site in sites])
-
-
-def _made(test: Sequence[Scan], parts: Sequence[Sequence[Scan]], names: Sequence[str]) -> Split:
-    def by_id(scans: Sequence[Scan]) -> tuple[Scan, ...]:
-        return tuple(sorted(scans, key=lambda scan: scan.id))
-
-    return Split(by_id(test), tuple(by_id(part) for part in parts), tuple(names))
+def _by_id(scans: Sequence[Scan]) -> tuple[Scan, ...]:
+    return tuple(sorted(scans, key=lambda scan: scan.id))
 
 
 def _ids(scans: Sequence[Scan]) -> str:

@@ -14,7 +14,14 @@ import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from bt.data.checks import Grid, ScanError, check_same_grid, read_image, read_label_map
+from bt.data.checks import (
+    LARGEST_SCAN,
+    Grid,
+    ScanError,
+    check_same_grid,
+    read_image,
+    read_label_map,
+)
 from bt.data.labels import LabelError, LabelTable
 from bt.data.resampling import Matrices, interpolation, resample, resample_classes, same_spacing
 from bt.data.scan import Scan
@@ -52,42 +59,55 @@ def prepare(
     ScanError, one line, for whatever is wrong with the files.
     """
     stored = read_image(scan.image)
-    spacing = (spacing_mm,) * 3 if spacing_mm else _ras_spacing(stored.grid)
-    matrices = _to_spacing(stored.grid, spacing)
+    spacing = (spacing_mm,) * 3 if spacing_mm is not None else _ras_spacing(stored.grid)
+    matrices = _to_spacing(scan, stored.grid, spacing)
     image = resample(normalise(_to_ras(stored.data, stored.grid)), matrices)
-    classes: Classes | None = None
-    unknown: tuple[int, ...] = ()
-    if labels is not None:
-        if scan.label_map is None:
-            raise ScanError(f"{scan.image}: no label map")
-        label_map = read_label_map(scan.label_map)
-        check_same_grid(stored.grid, label_map.grid, scan.label_map)
-        try:
-            found = labels.to_classes(label_map.data)
-            unknown = labels.unknown_ids(label_map.data)
-        except LabelError as exc:
-            raise ScanError(f"{scan.label_map}: {exc}") from exc
-        if not found.any():
-            raise ScanError(f"{scan.label_map}: no voxel is labelled")
-        classes = resample_classes(_to_ras(found, stored.grid), matrices)
+    if labels is None:
+        return Volume(scan.id, image, None, spacing, stored.grid)
+    found, unknown = _read_classes(scan, stored.grid, labels)
+    classes = resample_classes(found, matrices)
     return Volume(scan.id, image, classes, spacing, stored.grid, unknown)
 
 
-def normalise(image: Image) -> Image:
-    """Intensities of any scale to 0..BRIGHTEST: 0 the darkest, 1 the 98th percentile of tissue.
+def true_classes(scan: Scan, volume: Volume, labels: LabelTable) -> Classes:
+    """The scan's label map as it is stored, (I, J, K), to compare with `to_scan_grid`.
+
+    Raises ScanError.
+    """
+    return _from_ras(_read_classes(scan, volume.stored, labels)[0], volume.stored)
+
+
+def _read_classes(scan: Scan, grid: Grid, labels: LabelTable) -> tuple[Classes, tuple[int, ...]]:
+    """Classes (X, Y, Z) of the scan's label map, and the label numbers in no table."""
+    if scan.label_map is None:
+        raise ScanError(f"{scan.image}: no label map")
+    stored = read_label_map(scan.label_map)
+    check_same_grid(grid, stored.grid, scan.label_map)
+    numbers = _to_ras(stored.data, grid)
+    try:
+        classes, unknown = labels.to_classes(numbers), labels.unknown_ids(numbers)
+    except LabelError as exc:
+        raise ScanError(f"{scan.label_map}: {exc}") from exc
+    if not classes.any():
+        raise ScanError(f"{scan.label_map}: no voxel is labelled")
+    return classes, unknown
+
+
+def normalise(image: NDArray[Any]) -> Image:
+    """Finite intensities of any scale to 0..BRIGHTEST: 0 the darkest, 1 what is bright in tissue.
 
     Tissue is what is brighter than a tenth of the way from the darkest to the brightest, so
-    neither air around a head nor a few bright voxels move the scale. Not finite: 0.
+    neither the air around a head nor a few bright voxels move the scale.
     """
-    sample = image.ravel()[:: max(1, image.size // 1_000_000)]
-    sample = sample[np.isfinite(sample)]
+    sample = image.ravel()[:: max(1, image.size // 1_000_000)].astype(np.float64)
     darkest, brightest = np.percentile(sample, (0.5, 99.5))
     if darkest == brightest:  # a small thing in much air
-        darkest, brightest = float(sample.min()), float(sample.max())
+        darkest, brightest = float(image.min()), float(image.max())
     tissue = sample[sample > darkest + 0.1 * (brightest - darkest)]
     bright = float(np.percentile(tissue, 98)) if tissue.size else brightest
-    scaled = (image - np.float32(darkest)) / np.float32(max(bright - darkest, 1e-30))
-    np.nan_to_num(scaled, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    scaled = image.astype(np.float32)
+    scaled -= np.float32(darkest)
+    scaled *= np.float32(1 / (bright - darkest))
     return np.clip(scaled, 0.0, BRIGHTEST, out=scaled)
 
 
@@ -148,9 +168,13 @@ def _stored_axes(grid: Grid) -> list[int]:
 # --- resampling ---------------------------------------------------------------------------------
 
 
-def _to_spacing(grid: Grid, spacing: Spacing) -> Matrices:
+def _to_spacing(scan: Scan, grid: Grid, spacing: Spacing) -> Matrices:
     """One matrix per RAS axis from the scan's voxels to voxels of `spacing` mm."""
     found = []
+    size_mm = np.multiply(_ras_shape(grid), _ras_spacing(grid))
+    if min(spacing) <= 0 or np.prod(size_mm / spacing) > LARGEST_SCAN:
+        by = " x ".join(f"{mm:.0f}" for mm in size_mm)
+        raise ScanError(f"{scan.image}: {by} mm can't be resampled to {spacing[0]:g} mm voxels")
     for n, old, new in zip(_ras_shape(grid), _ras_spacing(grid), spacing, strict=True):
         ratio = new / old
         n_new = n if same_spacing(ratio) else max(1, round(n / ratio))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, closing, suppress
 
 import pytest
+import zmq
 
 from transports.base import PeerGone, TransportError
 from transports.testing import CHECKS, check_group
 from transports.zeromq import ZeroMQTransport
 
 NAMES = ("a", "b", "c")
+PATIENCE_S = 20.0
 
 
 def free_port() -> int:
@@ -19,18 +27,298 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def tcp_addresses():
+    return {name: f"tcp://127.0.0.1:{free_port()}" for name in NAMES}
+
+
 @pytest.fixture(params=["ipc", "tcp"])
 def addresses(request, tmp_path):
     if request.param == "ipc":
         return {name: f"ipc://{tmp_path}/{name}" for name in NAMES}
-    return {name: f"tcp://127.0.0.1:{free_port()}" for name in NAMES}
+    return tcp_addresses()
 
 
-def join(me, addresses, **options):
-    others = {name: address for name, address in addresses.items() if name != me}
-    return ZeroMQTransport(me, addresses[me], others, **options)
+@pytest.fixture
+def join(addresses):
+    """Make transports; all are closed at the end."""
+    with ExitStack() as stack:
+
+        def joined(me, peers=None, **options):
+            if peers is None:
+                peers = {name: address for name, address in addresses.items() if name != me}
+            transport = ZeroMQTransport(me, addresses[me], peers, **options)
+            stack.callback(transport.close, linger_s=0)
+            return transport
+
+        yield joined
+
+
+def deliver(sender, receiver, frames):
+    """Send until the receiver has it; what else arrives is dropped."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with suppress(PeerGone):
+            sender.send(receiver.me, frames)
+            while (message := receiver.recv(0.5)) is not None:
+                if [bytes(f) for f in message.frames] == list(frames):
+                    return message
+        sender.recv(0.01)
+    raise AssertionError(f"{sender.me} could not reach {receiver.me}")
+
+
+def announce(publisher, subscriber, frames):
+    """Publish until the subscriber hears it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        publisher.publish(frames)
+        publisher.recv(0.01)
+        message = subscriber.recv(0.05)
+        if message is not None and [bytes(f) for f in message.frames] == list(frames):
+            return message
+    raise AssertionError(f"{subscriber.me} never heard {publisher.me}")
+
+
+def until_gone(sender, name, times=1):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            for _ in range(times):
+                sender.send(name, [b"there?"])
+        except PeerGone:
+            return
+        sender.recv(0.01)
+    raise AssertionError(f"{name} never became PeerGone")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_conformance(check, addresses):
-    check_group([join(name, addresses) for name in NAMES], [check])
+def test_conformance(check, join):
+    check_group([join(name) for name in NAMES], [check])
+
+
+# --- coming and going
+
+
+def test_nobody_there_is_said_at_once(join):
+    a = join("a")
+    began = time.monotonic()
+    for _ in range(100):
+        with pytest.raises(PeerGone, match="peer b: not connected"):
+            a.send("b", [b"x"])
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_late_peer_finds_nothing_old_and_is_found(join):
+    a = join("a")
+    with pytest.raises(PeerGone):
+        a.send("b", [b"old"])
+    b = join("b")
+    assert deliver(a, b, [b"new"]).sender == "a"
+    assert deliver(b, a, [b"back"]).sender == "b"
+    assert announce(a, b, [b"news"]).sender == "a"
+
+
+def test_a_restarted_peer_is_found_at_the_same_address(join):
+    a, b = join("a"), join("b")
+    deliver(a, b, [b"1"])
+    deliver(b, a, [b"2"])
+    announce(b, a, [b"3"])
+    b.close()
+    until_gone(a, "b")
+    b = join("b")
+    assert deliver(a, b, [b"4"]).sender == "a"
+    assert deliver(b, a, [b"5"]).sender == "b"
+    assert announce(b, a, [b"6"]).sender == "b"  # over tcp from another port than before
+    assert announce(a, b, [b"7"]).sender == "a"
+
+
+def test_a_killed_peer_restarts_at_the_same_address(join, addresses):
+    """kill -9 leaves the files of its Unix sockets behind."""
+    program = (
+        "import sys; from transports.zeromq import ZeroMQTransport as Z\n"
+        "t = Z('b', sys.argv[1], {'a': sys.argv[2]}); print('up', flush=True); t.recv(100)"
+    )
+    command = [sys.executable, "-c", program, addresses["b"], addresses["a"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        with pytest.raises(TransportError, match="in use"):
+            join("b")
+        process.send_signal(signal.SIGKILL)
+    a, b = join("a"), join("b")
+    deliver(a, b, [b"x"])
+    announce(b, a, [b"y"])
+
+
+def test_what_was_sent_before_leaving_arrives(join):
+    for _ in range(5):
+        a, b = join("a"), join("b")
+        deliver(a, b, [b"hello"])
+        deliver(b, a, [b"hello"])
+        big = os.urandom(2_000_000)
+        a.send("b", [b"last words", big])
+        a.close()
+        until_gone_or_read = time.monotonic() + PATIENCE_S
+        while (message := b.recv(0.1)) is None or bytes(message.frames[0]) != b"last words":
+            assert time.monotonic() < until_gone_or_read
+        assert bytes(message.frames[1]) == big
+        b.close()
+
+
+def test_one_of_two_needs_no_address(join, addresses):
+    """a does not know where b is; b connects, and both can start a conversation."""
+    a = join("a", {"b": None})
+    b = join("b", {"a": addresses["a"]})
+    assert deliver(b, a, [b"first"]).sender == "b"
+    assert deliver(a, b, [b"answer"]).sender == "a"
+    assert announce(a, b, [b"news"]).sender == "a"
+    b.close()
+    until_gone(a, "b")
+
+
+def test_strangers_are_not_heard(join, addresses):
+    a = join("a", {"b": None})
+    c = join("c", {"a": addresses["a"]})
+    b = join("b", {"a": addresses["a"]})
+    deadline = time.monotonic() + PATIENCE_S
+    heard_of_c = False
+    while not heard_of_c and time.monotonic() < deadline:
+        with suppress(PeerGone):
+            c.send("a", [b"psst"])
+            heard_of_c = True
+        c.recv(0.01)
+    assert heard_of_c
+    assert deliver(b, a, [b"from b"]).sender == "b"
+    assert a.recv(0.1) is None
+    with pytest.raises(PeerGone):
+        a.send("c", [b"x"])
+
+
+def test_a_full_queue_is_no_reason_to_wait(join):
+    """A peer that reads nothing ends up as PeerGone; the sender never blocks."""
+    a, b = join("a"), join("b")
+    deliver(a, b, [b"hello"])
+    began = time.monotonic()
+    until_gone(a, "b", times=100)
+    assert time.monotonic() - began < 10.0
+
+
+def test_a_talkative_peer_does_not_starve_the_others(join):
+    a, b, c = (join(name) for name in NAMES)
+    deliver(b, a, [b"hello"])
+    deliver(c, a, [b"hello"])
+    a.recv(0.1)
+    for _ in range(300):
+        b.send("a", [b"noise"])
+    c.send("a", [b"ping"])
+    before = 0
+    while (message := a.recv(5.0)) is not None and message.sender != "c":
+        before += 1
+    assert message is not None
+    assert before < 300
+
+
+# --- noise
+
+
+def test_noise_and_other_zmq_programs_disturb_nobody(join, addresses):
+    a, b = join("a"), join("b")
+    deliver(a, b, [b"hello"])
+    scheme, _, place = addresses["a"].partition("://")
+    for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(1000), b"\xff" + bytes(63) + b"\x02"):
+        with socket.socket(socket.AF_UNIX if scheme == "ipc" else socket.AF_INET) as raw:
+            raw.connect(place if scheme == "ipc" else ("127.0.0.1", int(place.split(":")[1])))
+            with suppress(ConnectionError):
+                raw.sendall(noise)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 1000
+        dealer.routing_id = b"b-to-be"
+        dealer.connect(addresses["a"])
+        for parts in ([b""], [b"m"], [b"h", b"\xff"], [b"h", b"1"], [b"?", b"x"], [b"", b"", b""]):
+            dealer.send_multipart(parts)
+        assert deliver(b, a, [b"still here"]).sender == "b"
+        assert a.recv(0.1) is None
+
+
+def test_malformed_parts_of_a_known_peer(join, addresses):
+    """Somebody speaks as b, but not our language."""
+    a = join("a", {"b": None})
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.routing_id = b"b"
+        dealer.connect(addresses["a"])
+        hellos = ([b"h"], [b"h", b"\xff"], [b"h", b"99999999"], [b"h", b"-1"], [b"h", b"1", b"2"])
+        for parts in ([b""], [b"?", b"x"], [b"", b"", b""], *hellos, [b"m", b"end"]):
+            dealer.send_multipart(parts)
+        message = a.recv(PATIENCE_S)
+        assert message is not None
+        assert (message.sender, [bytes(f) for f in message.frames]) == ("b", [b"end"])
+
+
+def test_frames_above_the_limit_never_arrive(join):
+    a, b = join("a"), join("b", max_message_bytes=10_000)
+    deliver(a, b, [bytes(10_000)])
+    a.send("b", [bytes(10_001)])
+    while (message := b.recv(0.2)) is not None:
+        assert message.frames[0].nbytes <= 10_000
+    deliver(a, b, [b"and it goes on"])
+
+
+# --- addresses
+
+
+@pytest.mark.parametrize("host", ["*", "0.0.0.0", "[::]", "eth0"])
+def test_public_addresses_are_refused(host):
+    with pytest.raises(TransportError, match="can be reached from other machines") as caught:
+        ZeroMQTransport("a", f"tcp://{host}:{free_port()}", {})
+    assert "\n" not in str(caught.value)
+
+
+def test_public_addresses_if_it_must_be():
+    with closing(ZeroMQTransport("a", "tcp://0.0.0.0:*", {}, insecure=True)) as transport:
+        assert transport.endpoint.startswith("tcp://0.0.0.0:")
+
+
+def test_a_public_announcement_address_is_refused_too():
+    with pytest.raises(TransportError, match=r"0\.0\.0\.0:\* can be reached"):
+        ZeroMQTransport("a", "tcp://127.0.0.1:*", {}, announce="tcp://0.0.0.0:*")
+
+
+def test_announcements_at_an_address_of_ones_choice():
+    port = free_port()
+    with closing(
+        ZeroMQTransport("a", "tcp://127.0.0.1:*", {}, announce=f"tcp://127.0.0.1:{port}")
+    ) as a:
+        addresses = {"a": a.endpoint}
+        with closing(ZeroMQTransport("b", "tcp://127.0.0.1:*", addresses)):
+            with socket.create_connection(("127.0.0.1", port), timeout=5):
+                pass
+
+
+def test_localhost_is_an_address():
+    with closing(ZeroMQTransport("a", "tcp://localhost:*", {})) as transport:
+        assert transport.endpoint.startswith("tcp://127.0.0.1:")
+
+
+def test_an_address_in_use_is_said_in_one_line(join, addresses):
+    join("a")
+    with pytest.raises(TransportError, match="is in use") as caught:
+        join("a")
+    assert "\n" not in str(caught.value)
+    assert addresses["a"] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("me", "listen", "peers", "line"),
+    [
+        ("a", "ipc:///no/such/folder/a", {}, "can't listen at ipc:///no/such/folder/a"),
+        ("a", "ipc://" + "x" * 104, {}, "choose a shorter folder"),
+        ("a", "localhost:7301", {}, "is no address"),
+        ("a", "tcp://127.0.0.1:*", {"b": "nowhere"}, "'nowhere' is no address"),
+        ("a", "tcp://127.0.0.1:*", {"a": None}, "peer a is among its own peers"),
+        ("a b", "tcp://127.0.0.1:*", {}, "'a b' can't name a peer"),
+        ("a", "tcp://127.0.0.1:*", {"": None}, "'' can't name a peer"),
+    ],
+)
+def test_what_can_not_be(me, listen, peers, line):
+    with pytest.raises(TransportError, match=line) as caught:
+        ZeroMQTransport(me, listen, peers)
+    assert "\n" not in str(caught.value)

