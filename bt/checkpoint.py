@@ -50,8 +50,8 @@ class CheckpointFile:
             state = description.pop("peer")
             return Checkpoint(
                 weights,
-                Version(*map(int, state["version"])),
-                {str(name): Version(*map(int, v)) for name, v in state["vector"].items()},
+                _version(state["version"]),
+                {str(name): _version(stored) for name, stored in state["vector"].items()},
                 {str(name): float(value) for name, value in state["totals"].items()},
                 description,
             )
@@ -59,3 +59,8 @@ class CheckpointFile:
             raise BadModelFile(
                 f"{self.path} is not a peer's checkpoint; move it away to start afresh"
             ) from exc
+
+
+def _version(stored: Any) -> Version:
+    incarnation, count = stored
+    return Version(int(incarnation), int(count))

@@ -270,7 +270,9 @@ def predict(
     with console.status(f"Segmenting {scan.name}"):
         volumes = inference.predict(loaded, scan, out)
     if csv is not None:
-        inference.write_csv(csv, ["structure", "ml"], [[n, round(v, 4)] for n, v in volumes.items()])
+        inference.write_csv(
+            csv, ["structure", "ml"], [[n, round(v, 4)] for n, v in volumes.items()]
+        )
     print_paths(console, [("segmentation", out), *([("volumes", csv)] if csv else [])])
 
 
@@ -284,7 +286,7 @@ def demo(
     subjects: Annotated[int, typer.Option(help="How many.")] = 25,
     seed: Annotated[int, typer.Option(help="Another seed, other subjects.")] = 0,
 ) -> None:
-    """Write a cohort of simulated brains: random warps of an atlas and its template (BIDS, 2 mm)."""
+    """Write simulated brains: random warps of an atlas and its template (BIDS layout, 2 mm)."""
     from bt.console import make_console, print_paths
     from bt.data.demo import write_demo_cohort
 

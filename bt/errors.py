@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bt.config import ConfigError
+from bt.data.checks import ScanError
 from bt.data.labels import LabelError
 from bt.data.scan import DataError
-from bt.data.checks import ScanError
 from bt.modelfile import BadModelFile
 from bt.precision import NoSuchDevice
 from bt.rundir import RunFolderError

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from torch import nn
 
 from bt.data.slices import all_slices, to_volume
@@ -70,11 +71,17 @@ class Metrics:
 def segment(model: nn.Module, volume: Volume, view: str, precision: Precision = CPU) -> Classes:
     """The class of every voxel of the volume, (X, Y, Z) uint8.
 
-    `model` maps (B, 1, H, W) to logits (B, classes, H, W); it is left in the mode it was in.
+    `model` maps (B, 1, H, W) to logits (B, classes, H, W); it is left in the mode it was in. It
+    is not asked about empty space: around a box that holds everything but 0 all is background.
     """
-    return to_volume(
-        _segment_slices(model, all_slices(volume, view), precision), view, volume.image.shape
-    )
+    classes = np.zeros(volume.image.shape, np.uint8)
+    (box,) = find_objects(volume.image > 0, max_label=1)
+    if box is None:
+        return classes
+    inside = replace(volume, image=volume.image[box])
+    found = _segment_slices(model, all_slices(inside, view), precision)
+    classes[box] = to_volume(found, view, inside.image.shape)
+    return classes
 
 
 def score(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bt.versions import Version
 from transports import messages
 
 
@@ -111,9 +113,9 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """The running mean is the aggregated model of this peer and `merged`: keep it."""
+    """The running mean is the aggregated model of this peer and those merged: keep it."""
 
-    merged: tuple[str, ...]
+    merged: Mapping[str, Version]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from rich.console import Console
 from bt import rundir
 from bt.config import Config, change
 from bt.data.cache import cache_folder, load_volumes
+from bt.data.checks import BadScan
 from bt.data.demo import write_demo_cohort
 from bt.data.layouts import Cohort, find_scans
 from bt.data.scan import DataError, Scan
@@ -103,7 +104,7 @@ def _read_all(
     scans: list[Scan], cohort: Cohort, config: Config, console: Console
 ) -> tuple[str, ...]:
     """Fill the cache; say what is wrong with scans that can't be used, and return their ids."""
-    bad = []
+    bad: list[BadScan] = []
     with console.status("Reading scans") as status:
         for number, scan in enumerate(scans, start=1):
             status.update(f"Reading scans: {number} of {len(scans)}")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bt.config import Config, ConfigError, change
 from bt.data.checks import BadScan, ScanError, read_label_map
 from bt.data.labels import LabelError, LabelTable
 from bt.data.layouts import find_scans
@@ -48,13 +49,14 @@ def load_model(path: Path, factory: str | None = None, device: str = "auto") -> 
     weights, description = read_model(path)
     network, labels = restore(weights, description, factory)
     try:
-        view, spacing_mm = str(description["view"]), description["spacing_mm"]
-    except KeyError as exc:
-        raise BadModelFile(f"{path}: its description lacks {exc}") from exc
+        seen_as = {name: description[name] for name in ("view", "spacing_mm")}
+        data = change(Config(), seen_as).data
+    except (KeyError, ConfigError) as exc:
+        raise BadModelFile(f"{path}: its description can't be read: {exc}") from exc
     where = choose_device(device)
     precision = Precision(where, torch.float32, "float32 gives the same result everywhere")
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network.eval(), labels, view, spacing_mm, precision)
+    return Model(network.eval(), labels, data.view, data.spacing_mm, precision)
 
 
 def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
@@ -65,7 +67,9 @@ def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
     volume = prepare(Scan(strip_nifti(scan.name), scan), None, model.spacing_mm)
     classes = model.segment(volume)
     stored = volume.stored
-    image = nib.Nifti1Image(model.labels.to_labels(classes).astype(np.int16), stored.affine)
+    labels = model.labels.to_labels(classes)
+    kind = np.int16 if labels.max() < 1 << 15 else np.int32
+    image = nib.Nifti1Image(labels.astype(kind), stored.affine)  # type: ignore[no-untyped-call]
     source = nib.load(scan)
     if isinstance(source, nib.Nifti1Image):  # same codes, or a viewer may not overlay them
         for get, put in (("get_qform", "set_qform"), ("get_sform", "set_sform")):

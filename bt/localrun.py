@@ -15,6 +15,7 @@ from bt.console import Progress
 from bt.data.cache import load_volumes
 from bt.federation import Prepared
 from bt.node import Node, make_trainer, peer_names
+from bt.peer import MERGED_NOBODY
 from launchers.base import Command
 from launchers.local import LocalLauncher
 from transports.inproc import Network
@@ -45,9 +46,10 @@ def run_processes(run: Prepared, out: Path, console: Console) -> str:
             children.stop(_GRACE_S)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
-    failed = [name for name, code in codes.items() if code]
+    failed = [name for name, code in codes.items() if code not in (0, MERGED_NOBODY)]
     for name in failed:
-        console.print(f"{name} failed (exit code {codes[name]}): {_last_line(out / name)}")
+        line = f"{name} failed (exit code {codes[name]}): {_last_line(out / name)}"
+        console.print(line, style="red", markup=False, soft_wrap=True)
     return "failed" if failed else "finished"
 
 

@@ -51,12 +51,14 @@ def write_model(path: Path, weights: FlatWeights, description: dict[str, Any]) -
 
 def read_model(path: Path) -> tuple[FlatWeights, dict[str, Any]]:
     """Weights and description. Raises BadModelFile, or FileNotFoundError."""
+    if path.is_dir():
+        raise BadModelFile(f"{path} is a folder; name the model file in it")
     if not path.is_file():
         raise FileNotFoundError(f"no model file {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         description = json.loads(metadata[_KEY])
     except (safetensors.SafetensorError, OSError) as exc:
         raise BadModelFile(f"{path} is not a readable safetensors file: {exc}") from exc

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bt.config import Config, ConfigError, ModelConfig
+from bt.config import Config, ConfigError, ModelConfig, change
 from bt.data.labels import LabelError, LabelTable
 from bt.modelfile import BadModelFile
 from bt.quicknat import QuickNAT
@@ -62,9 +62,9 @@ def restore(
     user, as `factory`. Raises BadModelFile.
     """
     try:
-        model = ModelConfig(**description["model"])
+        model = change(Config(), description["model"]).model  # checked like any setting
         labels = LabelTable.from_json(description["labels"])
-    except (KeyError, TypeError, ValueError, LabelError) as exc:
+    except (KeyError, TypeError, AttributeError, ConfigError, LabelError) as exc:
         raise BadModelFile(f"the model file's description can't be read: {exc}") from exc
     if model.name != "quicknat" and factory is None:
         raise BadModelFile(f"this is a {model.name}: name it with --model {model.name}")

@@ -85,7 +85,9 @@ def _prepare(
     config: Config, out: Path | None, ranks: int, peers_given: int | None, console: Console
 ) -> tuple[Prepared, Path]:
     if peers_given is not None and peers_given != ranks:
-        raise ConfigError(f"--peers {peers_given}, but mpirun started {ranks} ranks: one is a peer")
+        raise ConfigError(
+            f"--peers {peers_given}, but mpirun started {ranks} ranks: one is a peer"
+        )
     if ranks < 2:
         raise ConfigError("a federation needs at least 2 ranks: mpirun -n 5 bt train")
     federation = replace(config.federation, peers=ranks, transport="mpi")

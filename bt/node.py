@@ -138,36 +138,31 @@ class Node:
         finally:
             transport.close()
             log.close()
-        self._write(peer, outcome)
-        return outcome
-
-    def _write(self, peer: Peer, outcome: Outcome) -> None:
         if outcome.aggregated is not None:
             write_model(
                 self.folder / "aggregated.safetensors",
                 outcome.aggregated,
                 self._description | {"aggregated_of": outcome.aggregated_of},
             )
-        write_json(self.folder / "results.json", peer_results(peer, outcome))
+        write_json(self.folder / "results.json", self.results(outcome))
+        return outcome
 
-
-def peer_results(peer: Peer, outcome: Outcome) -> dict[str, Any]:
-    """What results.json says of one peer."""
-    totals = outcome.totals
-    evaluation = outcome.evaluation
-    return {
-        "dice": evaluation.dice if evaluation else None,
-        "structures": evaluation.by_structure() if evaluation else None,
-        "version": peer.version.count,
-        "samples": peer.samples,
-        "merged": int(totals["merged"]),
-        "bytes_in": int(totals["bytes_in"]),
-        "bytes_out": int(totals["bytes_out"]),
-        "seconds_training": round(totals["seconds_training"], 2),
-        "seconds_waiting": round(totals["seconds"] - totals["seconds_training"], 2),
-        "aggregated_of": outcome.aggregated_of,
-        "ended": outcome.reason,
-    }
+    def results(self, outcome: Outcome) -> dict[str, Any]:
+        """What results.json says of this peer."""
+        totals, scores = outcome.totals, outcome.evaluation
+        return {
+            "dice": scores.dice if scores else None,
+            "structures": scores.by_structure() if scores else None,
+            "version": outcome.version.count,
+            "samples": outcome.samples,
+            "merged": int(totals["merged"]),
+            "bytes_in": int(totals["bytes_in"]),
+            "bytes_out": int(totals["bytes_out"]),
+            "seconds_training": round(totals["seconds_training"], 2),
+            "seconds_waiting": round(totals["seconds"] - totals["seconds_training"], 2),
+            "aggregated_of": outcome.aggregated_of,
+            "ended": outcome.reason,
+        }
 
 
 def write_json(path: Path, content: Any) -> None:

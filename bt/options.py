@@ -166,7 +166,7 @@ def demo_preset(data: str | None, config: Path | None) -> Config:
 
 
 def addresses(peers: list[str]) -> dict[str, str]:
-    """ ["B=tcp://..."] -> {"B": "tcp://..."}. Raises ConfigError."""
+    """["B=tcp://..."] -> {"B": "tcp://..."}. Raises ConfigError."""
     found: dict[str, str] = {}
     for entry in peers:
         name, equals, address = entry.partition("=")

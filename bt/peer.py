@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bt.config import Config
-from bt.console import Progress, print_paths
+from bt.console import Progress, print_paths, print_results
 from bt.data.labels import LabelTable
 from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan
@@ -23,6 +23,7 @@ from bt.trainer import SegmentationTrainer
 from launchers import lifeline
 from transports.base import Transport
 
+MERGED_NOBODY = 3  # exit code
 _FOLLOW_S = 0.5  # between two looks at the log
 _LAST_CHANCE_S = 4.0  # for leaving cleanly once the launcher is gone
 
@@ -82,20 +83,31 @@ def run(
     console: Console,
     connect: Callable[[int], Transport],
 ) -> int:
-    """Take part until the end. Returns the exit code: 0 unless the run merged nobody."""
+    """Take part until the end. Returns the exit code: 0 unless the run merged nobody.
+
+    A launcher that holds a lifeline evaluates the aggregated model itself, once for all.
+    """
+    launched = lifeline.held()
     trainer, labels = build_trainer(config, name, part, console)
     node = Node(name, others, out, config, labels)
     with stopping(node), following(console, {name: out}, config.federation.rounds):
         outcome = node.run(trainer, connect)
-    if outcome.aggregated is not None:
+    results = {name: node.results(outcome)}
+    if outcome.aggregated is not None and not launched:
+        with console.status("Evaluating the aggregated model"):
+            trainer.load(outcome.aggregated)
+            scores = trainer.evaluate()
+        aggregated = {"dice": scores.dice, "structures": scores.by_structure()}
+        print_results(console, {"peers": results, "aggregated": aggregated})
         print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
-    if outcome.totals["merged"] == 0 and others and outcome.reason == "finished":
+    if outcome.totals["merged"] == 0 and outcome.reason == "finished":
         console.print(
-            f"{name} merged nobody in this run: its model knows its own scans only. Were the "
-            "other peers running, and their addresses right?",
+            f"{name} merged nobody: its model knows its own scans only. Were the other peers "
+            "running, and their addresses right?",
             style="red",
+            soft_wrap=True,
         )
-        return 3
+        return MERGED_NOBODY
     return 0
 
 

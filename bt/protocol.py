@@ -118,9 +118,7 @@ class Peer:
     @property
     def ready(self) -> bool:
         """Whether a round may start now."""
-        return (
-            self.phase is Phase.IDLE and self.state == "training" and self.schedule.ready(self)
-        )
+        return self.phase is Phase.IDLE and self.state == "training" and self.schedule.ready(self)
 
     def known_version(self, peer: str) -> Version | None:
         """The newest version heard of `peer`; None if it is gone or was never heard."""
@@ -306,7 +304,7 @@ class Peer:
             self._aggregating = False
             self.phase = Phase.IDLE
             self.state = "finished"
-            out += [Aggregate(tuple(self._merged)), Publish(self.announcement())]
+            out += [Aggregate(dict(self._merged)), Publish(self.announcement())]
         else:
             self._train(out)
 

@@ -61,6 +61,11 @@ class QuickNAT(nn.Module):
         self.bottleneck = DenseBlock(filters, filters)
         self.decoders = nn.ModuleList(DenseBlock(2 * filters, filters) for _ in range(LEVELS))
         self.classifier = nn.Conv2d(filters, classes, kernel_size=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):  # He et al. 2015; torch's default learns far slower
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != 1 or x.shape[2] % MULTIPLE_OF or x.shape[3] % MULTIPLE_OF:

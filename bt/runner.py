@@ -18,9 +18,10 @@ from bt import events
 from bt.checkpoint import Checkpoint, CheckpointFile
 from bt.eventlog import EventLog
 from bt.merge import MergeRule, WeightedMean
+from bt.modelfile import BadModelFile
 from bt.protocol import Peer
 from bt.trainer import FitMetrics, Stopped, Trainer
-from bt.versions import Version
+from bt.versions import NEVER_TRAINED, Version
 from bt.weights import FlatWeights
 from transports import messages
 from transports.base import Frame, PeerGone, Received, Transport
@@ -38,6 +39,8 @@ class Outcome:
     reason: str  # "finished", or why it stopped early
     totals: dict[str, float]
     weights: FlatWeights  # of the last finished fine-tune
+    version: Version = NEVER_TRAINED
+    samples: int = 0
     aggregated: FlatWeights | None = None
     aggregated_of: dict[str, str] = field(default_factory=dict)  # peer -> version, own included
     evaluation: Any = None  # what Trainer.evaluate returned for `weights`
@@ -113,6 +116,8 @@ class Runner:
                 if not self.peer.finished:
                     self._feed(events.Leave())
         self._outcome.weights = self._snapshot
+        self._outcome.version = self.peer.version
+        self._outcome.samples = self.peer.samples
         self._log.write("end", reason=self._outcome.reason, **self._totals)
         return self._outcome
 
@@ -153,9 +158,7 @@ class Runner:
                 self._log.write("version", from_=sender, version=version, state=message.state)
             case messages.Weights():
                 seconds = self._clock() - self._asked_at.pop(sender, self._clock())
-                self._log.write(
-                    "weights", from_=sender, bytes=size, seconds=round(seconds, 4)
-                )
+                self._log.write("weights", from_=sender, bytes=size, seconds=round(seconds, 4))
         self._feed(events.Received(message))
 
     def _feed(self, event: events.Event) -> None:
@@ -182,9 +185,7 @@ class Runner:
             case events.Serve(to):
                 if self._send(to, self._served):
                     size = sum(len(frame) for frame in self._served)
-                    self._log.write(
-                        "weights", peer=to, version=str(self.peer.version), bytes=size
-                    )
+                    self._log.write("weights", peer=to, version=str(self.peer.version), bytes=size)
             case events.Publish(message):
                 frames = messages.encode(message)
                 self._transport.publish(frames)
@@ -196,11 +197,10 @@ class Runner:
                 self._start(lambda: self._fine_tune(merged, update), self._keep_fit)
             case events.Persist():
                 self._persist()
-            case events.Aggregate(merged_from):
-                versions = {name: str(self.peer.known_version(name)) for name in merged_from}
-                versions[self.peer.me] = str(self.peer.version)
+            case events.Aggregate(merged):
+                versions = {self.peer.me: self.peer.version, **merged}
                 self._outcome.aggregated = self._finish_merge() or self._snapshot
-                self._outcome.aggregated_of = versions
+                self._outcome.aggregated_of = {name: str(v) for name, v in versions.items()}
             case events.Note(event, peer, reason):
                 self._log.write(event, peer=peer, reason=reason)
 
@@ -261,14 +261,18 @@ class Runner:
         """Go on from the checkpoint, if there is one."""
         checkpoint = self._checkpoints.load()
         if checkpoint is not None:
+            differing = self._snapshot.schema.difference(checkpoint.weights.schema)
+            if differing is not None:
+                raise BadModelFile(
+                    f"{self._checkpoints.path} holds another network ({differing}); "
+                    "choose another --out"
+                )
             self.peer.resume(checkpoint.version, checkpoint.vector)
             self._totals.update(checkpoint.totals)
             self._snapshot = checkpoint.weights
             self._trainer.load(self._snapshot)
             self._persist()
-        self._log.write(
-            "start", version=str(self.peer.version), samples=self.peer.samples
-        )
+        self._log.write("start", version=str(self.peer.version), samples=self.peer.samples)
 
     # Jobs of the training thread --------------------------------------------------------------
     def _start(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:

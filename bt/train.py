@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,8 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
     if rundir.enter(folder, run.config):
         console.print(f"Going on with the unfinished run in {folder}")
     start = run_threads if config.federation.transport == "inproc" else run_processes
-    ended = start(run, folder, console)
+    with interruptible():
+        ended = start(run, folder, console)
     with console.status("Evaluating the aggregated model"):
         results = gather(run, folder, ended, time.monotonic() - started)
     return finish(results, folder, console, as_json=as_json)
@@ -48,6 +52,20 @@ def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: 
     if as_json:
         print(json.dumps(results, indent=2, ensure_ascii=False))  # noqa: T201
     return EXIT_CODES[ended]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM, like Ctrl-C, raises KeyboardInterrupt, even if the parent ignored SIGINT."""
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_name(config: Config) -> str:

@@ -13,7 +13,7 @@ class Version(NamedTuple):
     """
 
     incarnation: int = 0
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which nobody needs
 
     def next(self) -> Version:
         """The version after one more fine-tune."""

@@ -6,10 +6,10 @@ saved without ever being taken apart: tensors are views of it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,12 +65,12 @@ class FlatWeights:
 
     @classmethod
     def from_body(cls, schema: Schema, body: memoryview | bytes) -> Self:
-        """A view of `body` (no copy); the caller must not write to it."""
-        # numpy in between: torch warns that the bytes are read-only, and nobody writes here
-        array = np.frombuffer(body, dtype=np.uint8)
-        if not array.flags.writeable and array.size:
-            array.flags.writeable = False
-        return cls(schema, _readonly_view(array))
+        """A view of `body` (no copy); nobody may write to it."""
+        if not schema.nbytes:
+            return cls.empty(schema)
+        with warnings.catch_warnings():  # torch has no read-only tensors and says so
+            warnings.filterwarnings("ignore", message="The given buffer is not writable")
+            return cls(schema, torch.frombuffer(body, dtype=torch.uint8))
 
     def tensors(self) -> dict[str, Tensor]:
         """Views by name, in the schema's shapes."""
@@ -96,16 +96,8 @@ class FlatWeights:
 
     def body(self) -> memoryview:
         """The bytes, without a copy."""
-        return memoryview(self.buffer.numpy())
+        return self.buffer.numpy().data
 
     def copy(self) -> FlatWeights:
         """A copy with a buffer of its own."""
         return FlatWeights(self.schema, self.buffer.clone())
-
-
-def _readonly_view(array: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> Tensor:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return torch.frombuffer(array, dtype=torch.uint8) if array.size else torch.empty(0, dtype=torch.uint8)

@@ -9,6 +9,11 @@ from collections.abc import Callable
 VARIABLE = "BT_LIFELINE"  # number of the inherited file descriptor
 
 
+def held() -> bool:
+    """Whether a parent holds a lifeline to this process."""
+    return VARIABLE in os.environ
+
+
 def watch(on_end: Callable[[], None]) -> bool:
     """Call `on_end` from a thread once the parent is gone. False if no parent holds a lifeline."""
     number = os.environ.pop(VARIABLE, None)

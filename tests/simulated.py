@@ -90,7 +90,7 @@ class Federation:
             case events.Aggregate(merged):
                 self.shares.pop(name, None)
                 self.totals.pop(name, None)
-                self.aggregated[name] = merged
+                self.aggregated[name] = tuple(merged)
             case events.Note():
                 self.notes.append((name, instruction))
         return []

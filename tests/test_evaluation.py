@@ -37,6 +37,29 @@ def test_every_voxel_comes_back_where_it_was(view: str) -> None:
     np.testing.assert_array_equal(segment(Threshold(3), scan, view), scan.classes)
 
 
+def test_empty_space_around_is_background_and_is_not_looked_at() -> None:
+    seen = []
+
+    class Watched(Threshold):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.shape)
+            return super().forward(x)
+
+    scan = volume((40, 50, 60))
+    assert scan.classes is not None
+    outside = np.ones((40, 50, 60), bool)
+    outside[3:13, 20:25, 7:30] = False
+    scan.image[outside], scan.classes[outside] = 0, 0
+    np.testing.assert_array_equal(segment(Watched(3), scan, "coronal"), scan.classes)
+    assert seen == [(5, 1, 32, 16)]
+
+
+def test_an_empty_volume_is_all_background() -> None:
+    scan = volume()
+    scan.image[:] = 0
+    assert not segment(Threshold(3), scan, "axial").any()
+
+
 def test_segmenting_leaves_the_mode_and_the_statistics_of_a_model() -> None:
     model = nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1)).train()
     before = model[0].running_mean.clone()

@@ -50,7 +50,8 @@ class Transport(Protocol):
 
     Frames given to `send` and `publish` must not be changed afterwards: they may be sent without
     a copy. Delivery is best effort: a message arrives whole or not at all, and may be lost when
-    a link or a peer dies; whoever needs an answer sets a deadline.
+    a link or a peer dies; whoever needs an answer sets a deadline. While a connection lasts, what
+    is sent over it arrives in the order sent; announcements may overtake and be overtaken.
     """
 
     me: str

@@ -14,10 +14,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from transports import strictjson
 from transports.base import Frame, flat, valid_name
 from transports.schema import FloatRun, Schema, SchemaError, shown
 
@@ -294,49 +295,11 @@ def _aligned(body: memoryview) -> memoryview:
     return body if address % 8 == 0 else memoryview(bytes(body))
 
 
-# --- JSON, from strangers
-
-
 def _parse(text: object) -> dict[str, Any]:
-    """A JSON object of objects, lists, strings, short integers and null."""
     try:
-        if isinstance(text, bytes):
-            text = text.decode()
-        if not isinstance(text, str):
-            raise Malformed(f"expected JSON text, got {shown(text)}")
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_no_number,
-            parse_constant=_no_number,
-        )
-    except RecursionError:
-        raise Malformed("the JSON is nested too deeply") from None
-    except MessageError:
-        raise
-    except ValueError as exc:  # undecodable bytes too
-        raise Malformed(f"the header is not JSON: {shown(str(exc))}") from exc
-    if not isinstance(value, dict):
-        raise Malformed("the header is not a JSON object")
-    return value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise Malformed("the header names something twice")
-    return value
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 17:
-        raise Malformed(f"integer {shown(digits)} is out of range")
-    return int(digits)
-
-
-def _no_number(text: str) -> NoReturn:
-    raise Malformed(f"number {shown(text)}: only integers are expected")
+        return strictjson.parse(text)
+    except strictjson.JSONError as exc:
+        raise Malformed(str(exc)) from exc
 
 
 # --- fields

@@ -93,7 +93,9 @@ class MPITransport:
         from mpi4py import MPI
 
         self._mpi = MPI
-        self._comm = comm.Dup()  # our tags are ours alone
+        self._comm, duplicated = comm.Idup()  # our tags are ours alone
+        while not duplicated.Test():  # until every rank has come here
+            time.sleep(POLL_S)
         self._names = tuple(names)
         self._ranks = {name: rank for rank, name in enumerate(names)}
         self.me = names[comm.rank]

@@ -251,12 +251,11 @@ class ZeroMQTransport:
         ZMQ_IMMEDIATE would say so too, but drops what has arrived unread when a peer leaves.
         """
         link = self._dealers[name]
-        with suppress(zmq.Again):
-            while True:
-                event = recv_monitor_message(link.monitor, zmq.NOBLOCK)["event"]
-                link.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-                if link.connected and isinstance(self._addresses[name], Tcp):
-                    self._greet(link.dealer)
+        while int(link.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            event = recv_monitor_message(link.monitor)["event"]
+            link.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if link.connected and isinstance(self._addresses[name], Tcp):
+                self._greet(link.dealer)
         return link.connected
 
     def _read(self, ready: zmq.Socket[bytes]) -> Received | None:
@@ -264,9 +263,13 @@ class ZeroMQTransport:
         if ready.closed:
             return None
         try:
-            parts = [part.buffer for part in ready.recv_multipart(zmq.NOBLOCK, copy=False)]
+            part = ready.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
+        parts = [part.buffer]
+        while part.more:  # all parts come at once
+            part = ready.recv(zmq.NOBLOCK, copy=False)
+            parts.append(part.buffer)
         if ready is self._router:
             sender = bytes(parts.pop(0)).decode("ascii", errors="replace")
             if sender not in self.peers:

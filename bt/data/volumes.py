@@ -69,14 +69,6 @@ def prepare(
     return Volume(scan.id, image, classes, spacing, stored.grid, unknown)
 
 
-def true_classes(scan: Scan, volume: Volume, labels: LabelTable) -> Classes:
-    """The scan's label map as it is stored, (I, J, K), to compare with `to_scan_grid`.
-
-    Raises ScanError.
-    """
-    return _from_ras(_read_classes(scan, volume.stored, labels)[0], volume.stored)
-
-
 def _read_classes(scan: Scan, grid: Grid, labels: LabelTable) -> tuple[Classes, tuple[int, ...]]:
     """Classes (X, Y, Z) of the scan's label map, and the label numbers in no table."""
     if scan.label_map is None:

@@ -78,12 +78,12 @@ def announce(publisher, subscriber, frames):
     raise AssertionError(f"{subscriber.me} never heard {publisher.me}")
 
 
-def until_gone(sender, name, times=1):
+def until_gone(sender, name, frames=(b"there?",), times=1):
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
             for _ in range(times):
-                sender.send(name, [b"there?"])
+                sender.send(name, frames)
         except PeerGone:
             return
         sender.recv(0.01)
@@ -197,8 +197,17 @@ def test_a_full_queue_is_no_reason_to_wait(join):
     a, b = join("a"), join("b")
     deliver(a, b, [b"hello"])
     began = time.monotonic()
-    until_gone(a, "b", times=100)
+    until_gone(a, "b", [bytes(100_000)], times=100)
     assert time.monotonic() - began < 10.0
+
+
+def test_closing_does_not_wait_for_a_peer_that_reads_nothing(join):
+    a, b = join("a"), join("b")
+    deliver(a, b, [b"hello"])
+    until_gone(a, "b", [bytes(100_000)], times=100)
+    began = time.monotonic()
+    a.close(linger_s=0.2)
+    assert time.monotonic() - began < 2.0
 
 
 def test_a_talkative_peer_does_not_starve_the_others(join):

@@ -1,0 +1,63 @@
+"""What a peer must not lose comes back exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bt.checkpoint import Checkpoint, CheckpointFile
+from bt.modelfile import BadModelFile, read_model, write_model
+from bt.versions import Version
+from bt.weights import FlatWeights
+
+WEIGHTS = FlatWeights.of({"w": torch.tensor([0.1, -0.0])})
+CHECKPOINT = Checkpoint(
+    WEIGHTS,
+    Version(1, 7),
+    {"b": Version(0, 3), "c": Version(2, 0)},
+    {"merged": 12.0, "seconds": 0.1 + 0.2},
+    {"view": "axial"},
+)
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "peer-1" / "checkpoint.safetensors")
+    assert file.load() is None
+    file.save(CHECKPOINT)
+    found = file.load()
+    assert found is not None
+    assert found.weights.buffer.equal(WEIGHTS.buffer)
+    assert isinstance(found.version, Version)
+    assert all(isinstance(version, Version) for version in found.vector.values())
+    kept = (found.version, found.vector, found.totals, found.description)
+    assert kept == (
+        CHECKPOINT.version, CHECKPOINT.vector, CHECKPOINT.totals, CHECKPOINT.description,
+    )  # fmt: skip
+
+
+def test_a_checkpoint_is_a_model_file(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "checkpoint.safetensors")
+    file.save(CHECKPOINT)
+    weights, description = read_model(file.path)
+    assert weights.buffer.equal(WEIGHTS.buffer)
+    assert description["view"] == "axial"
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [
+        None,
+        {"version": [1], "vector": {}, "totals": {}},
+        {"version": [0, 1], "vector": [], "totals": {}},
+        {"version": [0, "x"], "vector": {}, "totals": {}},
+        {"version": [0, 1], "vector": {"b": 3}, "totals": {}},
+    ],
+)
+def test_another_file_in_its_place_is_refused_in_one_line(tmp_path: Path, peer: object) -> None:
+    file = CheckpointFile(tmp_path / "checkpoint.safetensors")
+    write_model(file.path, WEIGHTS, {"view": "axial"} | ({"peer": peer} if peer else {}))
+    with pytest.raises(BadModelFile, match="not a peer's checkpoint; move it away") as caught:
+        file.load()
+    assert "\n" not in str(caught.value)

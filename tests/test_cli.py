@@ -1,0 +1,160 @@
+"""The command line: what can't be done is one clear line and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bt import __version__
+from bt import config as configs
+from bt.cli import main
+from bt.config import Config
+
+USAGE = 2  # the exit code of what the options themselves rule out
+SMALL = ["--filters", "2", "--precision", "float32", "--device", "cpu", "--test-scans", "1"]
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Bt = Callable[..., Ended]
+
+
+@pytest.fixture
+def bt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Bt:
+    """bt("eval", "x"): the command in an empty folder; how it ended."""
+    monkeypatch.chdir(tmp_path)
+
+    def bt(*args: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["bt", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return Ended(code, *capsys.readouterr())
+
+    return bt
+
+
+def refused(ended: Ended, says: str) -> None:
+    assert ended.code == 1, ended
+    lines = ended.err.splitlines()
+    assert len(lines) == 1, ended.err
+    assert lines[0].startswith("bt: ")
+    assert says in lines[0]
+
+
+def misused(ended: Ended, says: str) -> None:
+    assert ended.code == USAGE, ended
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_version_and_help(bt: Bt) -> None:
+    assert bt("--version").out == f"braintorrent {__version__}\n"
+    for command in ("train", "peer", "eval", "predict", "doctor"):
+        assert command in bt("--help").out
+    assert bt("trian").code == USAGE
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--data", "nowhere"], "nowhere"),
+        (["--data", "."], "no scans found"),
+        (["--data", "COHORT", "--peers", "1"], "at least 2 peers"),
+        (["--data", "COHORT", "--peers", "9"], "too few labelled scans"),
+        (["--data", "COHORT", "--rounds", "0"], "rounds = 0: expected at least 1"),
+        (["--data", "COHORT", "--view", "top"], "view = 'top'"),
+        (["--data", "COHORT", "--transport", "pigeon"], "transport = 'pigeon'"),
+        (["--data", "COHORT", "--model", "no.such:net", "--peers", "2"], "no.such"),
+        (["--data", "COHORT", "--peers", "2", "--device", "cuda:77"], "cuda:77"),
+        (["--config", "nowhere.toml"], "can't read nowhere.toml"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_train_refuses(bt: Bt, cohort: Path, args: list[str], says: str) -> None:
+    args = [str(cohort) if arg == "COHORT" else arg for arg in args]
+    refused(bt("train", *SMALL, "--transport", "inproc", "--out", "run", *args), says)
+
+
+def test_train_leaves_a_finished_run_alone(bt: Bt, cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(configs.to_toml(Config()))
+    (tmp_path / "results.json").write_text(json.dumps({"complete": True}))
+    ended = bt("train", "--data", cohort, "--peers", 2, "--test-scans", 1, "--out", tmp_path)
+    refused(ended, "finished run; choose another --out")
+
+
+def test_train_names_scans_that_cant_be_used(bt: Bt, cohort: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copy"
+    for path in cohort.rglob("*.*"):
+        copy = copied / path.relative_to(cohort)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(b"broken" if path.match("imagesTr/blob_3*") else path.read_bytes())
+    ended = bt("train", "--data", copied, "--peers", 2, "--test-scans", 1, "--out", "run")
+    refused(ended, "1 of 7 scans can't be used")
+    assert "unusable: blob_3" in ended.out
+    assert not (tmp_path / "run").exists(), "nothing starts before the scans are known to be good"
+
+
+PEER = ["--name", "A", "--listen", "tcp://127.0.0.1:7301", "--peer", "B=tcp://127.0.0.1:7302"]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--part", "3"], "--part 3: expected NUMBER/COUNT"),
+        (["--part", "3/2"], "the number must be between 1 and 2"),
+        (["--part", "0/2"], "the number must be between 1 and 2"),
+        (["--peer", "C"], "--peer C: expected NAME=ADDRESS"),
+        (["--peer", "B=tcp://127.0.0.1:7303"], "--peer B is given twice"),
+        (["--peer", "A=tcp://127.0.0.1:7303"], "A"),
+        (["--peer", "C=udp://127.0.0.1:7303"], "udp://127.0.0.1:7303"),
+        (["--name", "not a name"], "not a name"),
+        (["--listen", "tcp://0.0.0.0:7301"], "--insecure"),
+        (["--listen", "tcp://127.0.0.1"], "tcp://127.0.0.1"),
+        (["--listen", "127.0.0.1:7301"], "127.0.0.1:7301"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_peer_refuses(bt: Bt, cohort: Path, args: list[str], says: str) -> None:
+    refused(bt("peer", "--data", cohort, *SMALL, "--out", "A", *PEER, *args), says)
+
+
+def test_peer_needs_to_know_the_others_and_speaks_zmq_only(bt: Bt, cohort: Path) -> None:
+    rest = ["--data", cohort, "--out", "A"]
+    misused(bt("peer", *PEER[:4], *rest), "--peer")
+    misused(bt("peer", *PEER, *rest, "--transport", "mpi"), "zmq")
+    refused(bt("peer", *PEER, "--out", "A"), "--data")
+
+
+def test_eval_and_predict_refuse(bt: Bt, cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "imagesTr" / "blob_0.nii.gz"
+    fake = tmp_path / "fake.safetensors"
+    fake.write_bytes(b"\x80\x04 a pickle")
+    for command in (["eval", "MODEL", "--data", cohort], ["predict", "MODEL", scan, "-o", "s.nii"]):
+        first, _, *rest = command
+        refused(bt(first, "nothing.safetensors", *rest), "no model file nothing.safetensors")
+        refused(bt(first, fake, *rest), "is not a readable safetensors file")
+        refused(bt(first, tmp_path, *rest), "is a folder")
+    misused(bt("predict", fake, scan, "-o", "seg.mgz"), ".nii.gz")
+    misused(bt("eval", fake), "--data")
+    assert not (tmp_path / "s.nii").exists()
+
+
+def test_data_show_says_what_is_there(bt: Bt, cohort: Path) -> None:
+    ended = bt("data", "show", cohort)
+    assert ended.code == 0
+    for shown in ("7 usable, 0 not", "blob, core [bright]", "(16, 20, 16)"):
+        assert shown in ended.out

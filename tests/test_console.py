@@ -1,0 +1,107 @@
+"""What people see of a run, from its events and its results."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bt.console import PeerView, Progress, duration, print_results, print_scores
+from bt.eventlog import EventLog
+
+FIT = {"event": "fit", "version": "1", "loss": 0.5, "dice": None, "seconds": 2.0, "time": 110.0}
+
+
+def console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
+    output = io.StringIO()
+    return Console(file=output, width=100, force_terminal=terminal, highlight=False), output
+
+
+def test_a_peers_state_follows_its_events() -> None:
+    view = PeerView("peer-1")
+    events: list[tuple[dict[str, Any], str]] = [
+        ({"event": "start", "version": "0", "samples": 4, "time": 100.0}, "training"),
+        ({"event": "pull", "peer": "peer-2"}, "pulling"),
+        ({"event": "weights", "from": "peer-2", "bytes": 10}, "pulling"),
+        ({"event": "merge", "from": "peer-2", "version": "3"}, "training"),
+        ({"event": "weights", "peer": "peer-3", "bytes": 7}, "training"),
+        (FIT, "training"),
+        (FIT | {"version": "2", "time": 120.0}, "done"),
+        ({"event": "end", "reason": "interrupted"}, "interrupted"),
+    ]
+    lines = []
+    for event, state in events:
+        lines.append(view.take(event, rounds=2))
+        assert view.state == state, event
+        if event is FIT:
+            assert view.merged == ["peer-2 v3"]
+            assert view.seconds_left(2, now=113.0) == pytest.approx(7)
+    assert (view.bytes_in, view.bytes_out, view.version) == (10, 7, "2")
+    assert "merged peer-2 v3" in (lines[5] or "")
+    assert "merged nobody" in (lines[6] or "")
+    assert view.seconds_left(2, now=130.0) == 0
+
+
+def test_plain_lines_when_not_a_terminal_and_only_of_this_start(tmp_path: Path) -> None:
+    logs = {name: EventLog(tmp_path / name / "events.jsonl") for name in ("a", "b")}
+    logs["a"].write("gone", peer="old", reason="from an earlier start")
+    out, text = console()
+    with Progress(out, {name: tmp_path / name for name in logs}, 2) as progress:
+        logs["a"].write("start", version="0", samples=4)
+        logs["b"].write("reject", peer="a", reason="sent [nonsense] " + "x" * 120)
+        progress.update()
+        assert text.getvalue().splitlines() == [
+            "a  starts at version 0 with 4 scans",
+            "b  set a aside: sent [nonsense] " + "x" * 120,
+        ]
+    for log in logs.values():
+        log.close()
+
+
+def test_a_live_table_on_a_terminal(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    out, text = console(terminal=True)
+    with Progress(out, {"peer-1": tmp_path}, 9) as progress:
+        log.write("start", version="0", samples=4)
+        log.write("fit", version="1", loss=0.25, dice=0.75, seconds=1.0)
+        progress.update()
+    log.close()
+    for shown in ("peer-1", "merged from", "1/9", "0.250", "0.750"):
+        assert shown in text.getvalue()
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (None, 7, 187.2, 3753)] == ["", "0:07", "3:07", "1:02:33"]
+
+
+def test_the_tables_at_the_end_show_what_is_there_and_what_is_not() -> None:
+    peer = {
+        "dice": None, "structures": None, "version": 3, "samples": 4, "merged": 2,
+        "bytes_in": 2_500_000, "bytes_out": 0, "seconds_training": 61, "seconds_waiting": 1,
+    }  # fmt: skip
+    scored = peer | {"dice": 0.5, "structures": {"core [bright]": 0.5, "rare": None}}
+    aggregated = {"dice": 0.625, "structures": {"core [bright]": 0.625, "rare": None}}
+    out, text = console()
+    print_results(out, {"peers": {"peer-1": peer, "peer-2": scored}, "aggregated": aggregated})
+    lines = {line.split("  ")[0].strip(): line for line in text.getvalue().splitlines()}
+    assert "2.5" in lines["peer-1"]
+    assert "1:01" in lines["peer-1"]
+    assert "0.625" in lines["core [bright]"], "a structure's name was taken for markup"
+    assert "–" in lines["rare"]
+    out, text = console()
+    print_results(out, {"peers": {}, "aggregated": None})  # interrupted before anything happened
+    assert "aggregated" not in text.getvalue()
+
+
+def test_scores_with_surface_distances() -> None:
+    out, text = console()
+    scores = {
+        "dice": 0.75, "structures": {"blob [a]": 0.75}, "scans": {"s1": 0.5, "s2": 1.0, "s3": None},
+        "hd95_mm": {"blob [a]": 2.5}, "mean_surface_distance_mm": {"blob [a]": 0.125},
+    }  # fmt: skip
+    print_scores(out, scores)
+    for shown in ("blob [a]", "2.500", "0.125", "2 scans, from 0.500 (s1) to 1.000 (s2)"):
+        assert shown in text.getvalue()

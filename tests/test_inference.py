@@ -1,0 +1,139 @@
+"""A trained model on scans: answers lie on the scan's own grid, voxel for voxel."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bt import inference
+from bt.config import Config, change
+from bt.data.checks import ScanError
+from bt.data.labels import table_of_names
+from bt.data.scan import DataError, Scan
+from bt.data.volumes import prepare
+from bt.modelfile import BadModelFile, write_model
+from bt.models import describe
+from bt.weights import FlatWeights
+from tests.conftest import AFFINE, STRUCTURES, write_cohort
+
+LABELS = table_of_names("blobs", {0: "background", 1: STRUCTURES[0], 2: STRUCTURES[1]})
+FACTORY = f"{__name__}:Thresholds"
+LIA = np.array([[-1.0, 0, 0, 9], [0, 0, 1.5, -7], [0, -2, 0, 30], [0, 0, 0, 1]])
+
+
+class Thresholds(nn.Conv2d):
+    """Each class begins at an intensity of its own: it segments the blobs of the test cohort."""
+
+    def __init__(self, classes: int, filters: int) -> None:
+        super().__init__(1, classes, 1)
+
+
+def write_thresholds(path: Path, scan: Path, label_map: Path, **settings: object) -> Path:
+    volume = prepare(Scan("scan", scan, label_map), LABELS)
+    assert volume.classes is not None
+    means = [float(volume.image[volume.classes == c].mean()) for c in range(3)]
+    one, two = (means[0] + means[1]) / 2, (means[1] + means[2]) / 2
+    network = Thresholds(3, 0)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([0.0, 1.0, 2.0]).reshape(3, 1, 1, 1))
+        assert network.bias is not None
+        network.bias.copy_(torch.tensor([0.0, -one, -one - two]))
+    config = change(Config(), {"name": FACTORY, **settings})
+    write_model(path, FlatWeights.of(network), describe(config, LABELS))
+    return path
+
+
+@pytest.fixture
+def model(cohort: Path, tmp_path: Path) -> Path:
+    images, label_maps = cohort / "imagesTr", cohort / "labelsTr"
+    return write_thresholds(
+        tmp_path / "model.safetensors", images / "blob_0.nii.gz", label_maps / "blob_0.nii.gz"
+    )
+
+
+@pytest.mark.parametrize("affine", [AFFINE, LIA], ids=["LAS", "LIA"])
+def test_a_segmentation_lies_on_its_scan(
+    cohort: Path, tmp_path: Path, model: Path, affine: np.ndarray
+) -> None:
+    image = nib.load(cohort / "imagesTr" / "blob_0.nii.gz").get_fdata(dtype=np.float32)
+    truth = np.asarray(nib.load(cohort / "labelsTr" / "blob_0.nii.gz").dataobj)
+    stored = nib.Nifti1Image(image, affine)
+    stored.set_sform(affine, code=1)
+    stored.set_qform(affine, code=3)
+    scan, out = tmp_path / "T1.nii.gz", tmp_path / "new" / "seg.nii.gz"
+    nib.save(stored, scan)
+    volumes = inference.predict(inference.load_model(model, FACTORY), scan, out)
+    found = nib.load(out)
+    np.testing.assert_array_equal(found.affine, nib.load(scan).affine)
+    assert int(found.header["sform_code"]) == 1
+    assert int(found.header["qform_code"]) == 3
+    labels = np.asarray(found.dataobj)
+    assert labels.shape == truth.shape
+    assert (labels == truth).mean() > 0.99
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    assert volumes == pytest.approx(
+        {name: (labels == c).sum() * voxel_ml for c, name in enumerate(STRUCTURES, start=1)}
+    )
+    assert list(out.parent.iterdir()) == [out], "a temporary file is left"
+
+
+def test_resampling_inside_does_not_show_outside(cohort: Path, tmp_path: Path) -> None:
+    scan = cohort / "imagesTr" / "blob_1.nii.gz"
+    model = write_thresholds(
+        tmp_path / "model.safetensors", scan, cohort / "labelsTr" / scan.name, spacing_mm=2.0
+    )
+    inference.predict(inference.load_model(model, FACTORY), scan, tmp_path / "seg.nii")
+    found, source = nib.load(tmp_path / "seg.nii"), nib.load(scan)
+    assert found.shape == source.shape
+    np.testing.assert_array_equal(found.affine, source.affine)
+    truth = np.asarray(nib.load(cohort / "labelsTr" / scan.name).dataobj)
+    assert (np.asarray(found.dataobj) == truth).mean() > 0.9
+
+
+def test_scores_of_a_folder(cohort: Path, tmp_path: Path, model: Path) -> None:
+    folder = write_cohort(tmp_path / "more", range(3))
+    (folder / "imagesTr" / "blob_1.nii.gz").write_bytes(b"not an image")
+    loaded = inference.load_model(model, FACTORY)
+    metrics, bad = inference.evaluate_folder(loaded, folder, surface=True)
+    assert [scan.id for scan in bad] == ["blob_1"]
+    scores = inference.to_json(metrics)
+    assert scores["dice"] > 0.98
+    assert scores["scans"].keys() == {"blob_0", "blob_2"}
+    assert scores["structures"].keys() == set(STRUCTURES)
+    assert 0 <= scores["mean_surface_distance_mm"]["blob"] < 0.2
+    inference.write_scores(tmp_path / "scores.csv", metrics)
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    assert rows[0]["scan"] == "blob_0"
+    assert float(rows[0]["dice"]) == metrics.scans[0].dice[0]
+
+
+def test_what_cant_be_scored_or_segmented_is_named(tmp_path: Path, model: Path) -> None:
+    loaded = inference.load_model(model, FACTORY)
+    folder = write_cohort(tmp_path / "other", range(1))
+    stated = folder / "dataset.json"
+    stated.write_text(stated.read_text().replace("blob\"", "lump\""))
+    with pytest.raises(DataError, match="labels other structures"):
+        inference.evaluate_folder(loaded, folder)
+    (tmp_path / "scan.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(ScanError, match=r"scan\.nii\.gz"):
+        inference.predict(loaded, tmp_path / "scan.nii.gz", tmp_path / "seg.nii.gz")
+    assert not (tmp_path / "seg.nii.gz").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"view": "top"}, {"spacing_mm": -1}, {"spacing_mm": "x"}])
+def test_a_description_that_makes_no_sense_is_refused(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    description = describe(Config(), LABELS) | wrong
+    write_model(path, FlatWeights.of(Thresholds(3, 0)), description)
+    with pytest.raises(BadModelFile, match="description can't be read"):
+        inference.load_model(path, FACTORY)

@@ -1,0 +1,85 @@
+"""Model files: safetensors any library opens, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from bt.modelfile import BadModelFile, read_model, write_atomic, write_model
+from bt.weights import FlatWeights
+
+WEIGHTS = FlatWeights.of({"w": torch.tensor([[1.0, 2.0]]), "n": torch.tensor(3)})
+
+
+def test_weights_and_description_come_back(tmp_path: Path) -> None:
+    description = {"view": "axial", "structures": ["Häutchen"], "spacing_mm": None}
+    path = tmp_path / "new" / "model.safetensors"
+    write_model(path, WEIGHTS, description)
+    found, about = read_model(path)
+    assert found.schema == WEIGHTS.schema
+    assert found.buffer.equal(WEIGHTS.buffer)
+    assert about == description
+    assert load_file(path)["w"].tolist() == [[1, 2]]  # plain safetensors reads it
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["bt"]) == description
+
+
+@pytest.mark.parametrize("at", ["write", "rename"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    write_atomic(path, b"old")
+
+    def fail(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(*(("os.fsync", fail) if at == "write" else (Path, "replace", fail)))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def truncated(path: Path) -> None:
+    write_model(path, WEIGHTS, {})
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def foreign(path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, path)
+
+
+def not_an_object(path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, path, {"bt": "[1]"})
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (truncated, "not a readable safetensors file"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 a pickle of old"), "not a readable"),
+        (lambda path: path.write_bytes(b""), "not a readable"),
+        (foreign, "not written by BrainTorrent"),
+        (not_an_object, "not a JSON object"),
+        (lambda path: path.mkdir(), "is a folder"),
+    ],
+    ids=["truncated", "garbage", "empty", "foreign", "not an object", "folder"],
+)
+def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, make: object, why: str) -> None:
+    path = tmp_path / "model.safetensors"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(BadModelFile, match=why) as caught:
+        read_model(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        read_model(tmp_path / "nothing.safetensors")

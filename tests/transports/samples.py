@@ -1,0 +1,70 @@
+"""Messages to test with, and ways to tamper with them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from transports.messages import Limits, Ping, Pull, Version, Weights, encode
+from transports.schema import Schema, TensorSpec
+
+LIMITS = Limits(max_message_bytes=1 << 20, max_samples=1000)
+SCHEMA = Schema.of(
+    [
+        TensorSpec("conv.weight", "F32", (4, 3)),
+        TensorSpec("conv.bias", "F32", (4,)),
+        TensorSpec("steps", "I64", ()),
+        TensorSpec("empty", "F32", (0, 3)),
+        TensorSpec("half", "F16", (3,)),
+        TensorSpec("brain", "BF16", (2,)),
+        TensorSpec("double", "F64", (2,)),
+    ]
+)
+VALUES = {
+    "conv.weight": np.arange(12, dtype="<f4").reshape(4, 3),
+    "conv.bias": np.full(4, -1.5, dtype="<f4"),
+    "steps": np.array(-1, dtype="<i8"),  # all bits set: would be a NaN as a float
+    "empty": np.zeros((0, 3), dtype="<f4"),
+    "half": np.array([1, 65504, -2], dtype="<f2"),
+    "brain": np.array([0x3F80, 0x7F7F], dtype="<u2"),  # 1 and the largest bfloat16
+    "double": np.array([1e300, -0.0], dtype="<f8"),
+}
+HASH = "0123456789abcdef" * 4
+
+
+def body(**changed):
+    values = VALUES | changed
+    return b"".join(values[spec.name].tobytes() for spec in SCHEMA.specs)
+
+
+def weights(samples=4, **changed):
+    return Weights("site-b", (0, 3), samples, SCHEMA, memoryview(body(**changed)))
+
+
+MESSAGES = [
+    Ping("site-a"),
+    Version("a.b_c", (1, 7), 0, HASH, "training"),
+    Version("a.b_c", (1, 7), 12, HASH, "done", seen=(0, 5)),
+    Pull("7", (0, 2**53 - 1)),
+    Pull("site-a", None),
+    weights(),
+]
+
+
+def joined(message):
+    return b"".join(encode(message))
+
+
+def file(about, tables=None, tail=b"", metadata=None):
+    """A message made by hand: `about` goes under the key bt."""
+    header = {"__metadata__": metadata or {"bt": json.dumps(about)}} | (tables or {})
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + tail
+
+
+def about(message):
+    """The fields of an encoded message, to be tampered with."""
+    raw = joined(message)
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return json.loads(header["__metadata__"]["bt"])
