@@ -233,7 +233,7 @@ def evaluate(
             progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
         )
     for one in bad:
-        console.print(f"left out: {one}", style="yellow", markup=False)
+        console.print(f"left out: {one}", style="yellow")
     if csv is not None:
         inference.write_scores(csv, metrics)
     scores = inference.to_json(metrics)

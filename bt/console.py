@@ -36,7 +36,13 @@ def make_console(*, to_stderr: bool = False, plain: bool = False) -> Console:
 
     `plain`: never a live display, whatever the output looks like.
     """
-    console = Console(stderr=to_stderr, highlight=False, force_terminal=False if plain else None)
+    # no markup: names of scans and structures may well contain brackets
+    console = Console(
+        stderr=to_stderr,
+        highlight=False,
+        markup=False,
+        force_terminal=False if plain else None,
+    )
     if not console.is_terminal:
         console.width = 100  # a file has no width; lines longer than this are not broken
     return console
@@ -141,7 +147,7 @@ class Progress:
                 if line is None:
                     continue
                 if not self._console.is_terminal:
-                    self._console.print(f"{name:{width}}  {line}", markup=False, soft_wrap=True)
+                    self._console.print(f"{name:{width}}  {line}", soft_wrap=True)
                 elif event["event"] in ("gone", "reject"):
                     self._messages = [*self._messages[-4:], f"{name} {line}"]
         if self._console.is_terminal:
@@ -280,7 +286,7 @@ def print_cohort(console: Console, cohort: Cohort, loaded: Loaded) -> None:
     table.add_row("voxel size, mm", ", ".join(map(str, sorted(spacings)[:4])))
     console.print(table)
     for bad in loaded.bad:
-        console.print(f"unusable: {bad}", style="red", markup=False, soft_wrap=True)
+        console.print(f"unusable: {bad}", style="red", soft_wrap=True)
 
 
 def print_findings(console: Console, report: Report) -> None:
@@ -290,6 +296,6 @@ def print_findings(console: Console, report: Report) -> None:
         table.add_row(Text(topic, "bold"), Text(finding))
     console.print(table)
     for problem in report.problems:
-        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
+        console.print(f"problem: {problem}", style="red", soft_wrap=True)
     if not report.problems:
         console.print("No problems found.", style="green")

@@ -66,7 +66,7 @@ def prepare(config: Config, console: Console) -> Prepared:
         f"{len(needed)} scans ({cohort.layout} layout, {cohort.labels.classes - 1} structures) "
         f"read in {time.monotonic() - started:.1f} s"
     )
-    console.print(parts.describe(), style="dim", markup=False)
+    console.print(parts.describe(), style="dim")
     return Prepared(config, cohort, parts)
 
 
@@ -110,7 +110,7 @@ def _read_all(
             status.update(f"Reading scans: {number} of {len(scans)}")
             bad += load_volumes([scan], cohort.labels, config.data.spacing_mm).bad
     for scan_and_reason in bad:
-        console.print(f"unusable: {scan_and_reason}", style="red", markup=False)
+        console.print(f"unusable: {scan_and_reason}", style="red")
     return tuple(one.id for one in bad)
 
 

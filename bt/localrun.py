@@ -49,7 +49,7 @@ def run_processes(run: Prepared, out: Path, console: Console) -> str:
     failed = [name for name, code in codes.items() if code not in (0, MERGED_NOBODY)]
     for name in failed:
         line = f"{name} failed (exit code {codes[name]}): {_last_line(out / name)}"
-        console.print(line, style="red", markup=False, soft_wrap=True)
+        console.print(line, style="red", soft_wrap=True)
     return "failed" if failed else "finished"
 
 
@@ -108,7 +108,7 @@ def run_threads(run: Prepared, out: Path, console: Console) -> str:
                 for node in nodes:
                     node.stop("interrupted")
     for line in failures:
-        console.print(line, style="red", markup=False)
+        console.print(line, style="red")
     if interrupted:
         console.print(STOPPING)
         return "interrupted"

@@ -13,7 +13,7 @@ from bt.config import Config, ConfigError, ModelConfig, change
 from bt.data.labels import LabelError, LabelTable
 from bt.modelfile import BadModelFile
 from bt.quicknat import QuickNAT
-from bt.weights import FlatWeights
+from bt.weights import FlatWeights, schema_of
 
 
 def build(model: ModelConfig, classes: int, seed: int) -> nn.Module:
@@ -68,9 +68,11 @@ def restore(
         raise BadModelFile(f"the model file's description can't be read: {exc}") from exc
     if model.name != "quicknat" and factory is None:
         raise BadModelFile(f"this is a {model.name}: name it with --model {model.name}")
-    network = build(ModelConfig(factory or model.name, model.filters), labels.classes, seed=0)
-    mine = FlatWeights.of(network).schema
+    model = ModelConfig(factory or model.name, model.filters)
+    with torch.device("meta"):  # without memory: the file may claim any size
+        mine = schema_of(build(model, labels.classes, seed=0).state_dict())
     if mine != weights.schema:
         raise BadModelFile(f"the weights don't fit the network: {mine.difference(weights.schema)}")
+    network = build(model, labels.classes, seed=0)
     weights.load_into(network)
     return network, labels

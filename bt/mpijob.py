@@ -61,7 +61,7 @@ def train_under_mpi(
         told = _share(comm, told)
         if "error" in told:
             if first:
-                console.print(f"bt: {told['error']}", style="red", markup=False, soft_wrap=True)
+                console.print(f"bt: {told['error']}", style="red", soft_wrap=True)
             _wait(comm.Ibarrier())
             return 1
         ended = _take_part(comm, configs.parse(told["config"]), Path(told["out"]), console)
@@ -76,7 +76,7 @@ def train_under_mpi(
         _wait(comm.Ibarrier())
         return code
     except USER_ERRORS as exc:
-        Console(stderr=True).print(f"bt: rank {comm.rank}: {exc}", style="red", markup=False)
+        Console(stderr=True).print(f"bt: rank {comm.rank}: {exc}", style="red")
         comm.Abort(1)  # the others would wait for this rank for ever
         raise
 

@@ -109,6 +109,7 @@ class Node:
         """Take part until the end; `connect(max_message_bytes)` makes the transport."""
         weights = trainer.weights()
         federation = self._config.federation
+        sequential = federation.schedule == "sequential"
         peer = Peer(
             me=self.name,
             others=self.others,
@@ -117,10 +118,11 @@ class Node:
             rounds=federation.rounds,
             schedule=make_schedule(self._config, (self.name, *self.others)),
             timing=Timing(ping_s=federation.ping_timeout_s, pull_s=federation.pull_timeout_s),
-            pulls_at_once=federation.pulls_at_once,
+            # One after the other where runs must repeat exactly: sums depend on their order.
+            pulls_at_once=1 if sequential else federation.pulls_at_once,
         )
-        log = EventLog(self.folder / "events.jsonl")
         transport = connect(message_limit(weights))
+        log = EventLog(self.folder / "events.jsonl")
         try:
             self._runner = Runner(
                 peer,

@@ -64,7 +64,7 @@ def build_trainer(
     volumes, left_out = load_usable(train, labels, config.data)
     test_volumes, left_out_too = load_usable(test, labels, config.data)
     for line in left_out + left_out_too:
-        console.print(f"left out: {line}", style="yellow", markup=False)
+        console.print(f"left out: {line}", style="yellow")
     trainer = make_trainer(config, name, labels, volumes, test_volumes)
     console.print(
         f"{name}: {len(volumes)} training and {len(test_volumes)} test scans, "

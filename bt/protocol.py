@@ -211,7 +211,7 @@ class Peer:
             other.known = message
         if message.state == "leaving":
             self._lost(sender, "left", now, out)
-        elif sender in self._pulling and not self._has_news(sender):
+        elif sender in self._pulling and not self._has_news(sender, now):
             del self._pulling[sender]
 
     def _take(self, message: messages.Weights, now: float, out: list[Instruction]) -> None:
@@ -220,7 +220,8 @@ class Peer:
             return  # too late, or never asked for
         del self._pulling[sender]
         version = Version(*message.version)
-        if not self._aggregating and version <= self.vector.get(sender, NEVER_TRAINED):
+        merged = self.vector.get(sender, NEVER_TRAINED)
+        if version < merged or version.count == 0 or (version == merged and not self._aggregating):
             self._set_aside(sender, f"sent version {version}, which is not news", now, out)
             return
         self._merging[sender] = version
@@ -272,7 +273,7 @@ class Peer:
             self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
         if self.phase is Phase.PINGING:
             if not self._awaited:
-                self._start_pulls()
+                self._start_pulls(now)
             elif now >= self._retry_at:
                 self._ping(list(self._awaited), now, out)
         if self.phase is Phase.PULLING:
@@ -283,16 +284,16 @@ class Peer:
             self._ping_all(now, out)  # heartbeat while waiting for others
         self.deadline = self._next_deadline()
 
-    def _start_pulls(self) -> None:
+    def _start_pulls(self, now: float) -> None:
         self.phase = Phase.PULLING
-        self._to_pull = [peer for peer in self._others if self._has_news(peer)]
+        self._to_pull = [peer for peer in self._others if self._has_news(peer, now)]
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
         for peer in [peer for peer, until in self._pulling.items() if now >= until]:
             self._lost(peer, f"sent no weights for {self.timing.pull_s:g} s", now, out)
         while self._to_pull and len(self._pulling) + len(self._merging) < self.pulls_at_once:
             peer = self._to_pull.pop(0)
-            if self._has_news(peer):
+            if self._has_news(peer, now):
                 have = None if self._aggregating else self.vector.get(peer, NEVER_TRAINED)
                 self._pulling[peer] = now + self.timing.pull_s
                 out.append(Send(peer, messages.Pull(self.me, have)))
@@ -322,16 +323,16 @@ class Peer:
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True
             self._merged = {}
-            self._start_pulls()
+            self._start_pulls(now)
             self._retry_at = now + self.timing.retry_s
             self._continue_pulls(now, out)
         elif self.state == "finished":
             self.finished = all(state == "finished" for state in waiting_for)
 
-    def _has_news(self, peer: str) -> bool:
+    def _has_news(self, peer: str, now: float) -> bool:
         """Whether `peer` has weights that are wanted now."""
         other = self._others[peer]
-        if other.gone or other.known is None or other.known.schema != self.schema:
+        if other.gone or now < other.aside_until or other.known is None:
             return False
         version = Version(*other.known.version)
         if self._aggregating:

@@ -111,14 +111,17 @@ class Runner:
                         self._start(self._trainer.evaluate, self._keep_evaluation)
                     self._step()
                     self._totals["seconds"] = spent_before + self._clock() - started
+            except BaseException:
+                self._outcome.reason = "failed"
+                raise
             finally:
-                self._stop_reason = self._stop_reason or "failed"  # ends a running fine-tune
+                self._stop_reason = self._outcome.reason  # ends a running fine-tune
                 if not self.peer.finished:
                     self._feed(events.Leave())
+                self._log.write("end", reason=self._outcome.reason, **self._totals)
         self._outcome.weights = self._snapshot
         self._outcome.version = self.peer.version
         self._outcome.samples = self.peer.samples
-        self._log.write("end", reason=self._outcome.reason, **self._totals)
         return self._outcome
 
     # One step of the loop ---------------------------------------------------------------------

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from bt import rundir
@@ -50,7 +51,7 @@ def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: 
         ended = "merged nobody"
         console.print("No peer merged another's model: this was no federation.", style="red")
     if as_json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))  # noqa: T201
+        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
     return EXIT_CODES[ended]
 
 

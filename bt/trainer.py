@@ -119,8 +119,13 @@ class SegmentationTrainer:
         weights.load_into(self.model)
 
     def learning_rate(self, update: int) -> float:
-        """Halved after every `halve_every` updates of this peer (paper, section 3)."""
-        return self.config.learning_rate * 0.5 ** (update // self.config.halve_every)
+        """Halved after every `halve_every` updates of this peer (paper, section 3).
+
+        A module may have a `learning_rate_scale`, as QuickNAT has for narrow networks; it
+        multiplies the configured rate.
+        """
+        scale = float(getattr(self.model, "learning_rate_scale", 1.0))
+        return scale * self.config.learning_rate * 0.5 ** (update // self.config.halve_every)
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
         """`epochs` passes over the slices with a fresh Adam. Raises Stopped."""

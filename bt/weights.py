@@ -34,6 +34,17 @@ class UnsupportedTensor(ValueError):
     """A tensor whose dtype has no place on the wire."""
 
 
+def schema_of(tensors: Mapping[str, Tensor]) -> Schema:
+    """Names, dtypes and shapes. Raises UnsupportedTensor."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise UnsupportedTensor(f"tensor {name}: {tensor.dtype} can't be sent to peers")
+    return Schema.of(
+        TensorSpec(name, _NAMES[tensor.dtype], tuple(tensor.shape))
+        for name, tensor in tensors.items()
+    )
+
+
 class FlatWeights:
     """A model's parameters and buffers in one uint8 tensor of `schema.nbytes` bytes (CPU)."""
 
@@ -52,13 +63,7 @@ class FlatWeights:
     def of(cls, tensors: nn.Module | Mapping[str, Tensor]) -> Self:
         """A copy of a module's state dict (or of named tensors), from any device and layout."""
         state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
-        for name, tensor in state.items():
-            if tensor.dtype not in _NAMES:
-                raise UnsupportedTensor(f"tensor {name}: {tensor.dtype} can't be sent to peers")
-        schema = Schema.of(
-            TensorSpec(name, _NAMES[t.dtype], tuple(t.shape)) for name, t in state.items()
-        )
-        weights = cls.empty(schema)
+        weights = cls.empty(schema_of(state))
         for name, view in weights.tensors().items():
             view.copy_(state[name].detach())
         return weights

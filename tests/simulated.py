@@ -103,7 +103,7 @@ class Federation:
         self.feed(name, events.Trained())
 
     def deliver(self, index: int = 0, *, keep: bool = False) -> None:
-        sender, to, message = self.flying[index] if keep else self.flying.pop(index)
+        _, to, message = self.flying[index] if keep else self.flying.pop(index)
         if to in self.peers:
             self.feed(to, events.Received(message))
 

@@ -29,9 +29,7 @@ Bt = Callable[..., Ended]
 
 
 @pytest.fixture
-def bt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Bt:
+def bt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bt:
     """bt("eval", "x"): the command in an empty folder; how it ended."""
     monkeypatch.chdir(tmp_path)
 
@@ -121,7 +119,7 @@ PEER = ["--name", "A", "--listen", "tcp://127.0.0.1:7301", "--peer", "B=tcp://12
         (["--peer", "A=tcp://127.0.0.1:7303"], "A"),
         (["--peer", "C=udp://127.0.0.1:7303"], "udp://127.0.0.1:7303"),
         (["--name", "not a name"], "not a name"),
-        (["--listen", "tcp://0.0.0.0:7301"], "--insecure"),
+        (["--listen", "tcp://0.0.0.0:7301"], "insecure"),
         (["--listen", "tcp://127.0.0.1"], "tcp://127.0.0.1"),
         (["--listen", "127.0.0.1:7301"], "127.0.0.1:7301"),
         (["--data", "nowhere"], "nowhere"),
@@ -143,7 +141,10 @@ def test_eval_and_predict_refuse(bt: Bt, cohort: Path, tmp_path: Path) -> None:
     scan = cohort / "imagesTr" / "blob_0.nii.gz"
     fake = tmp_path / "fake.safetensors"
     fake.write_bytes(b"\x80\x04 a pickle")
-    for command in (["eval", "MODEL", "--data", cohort], ["predict", "MODEL", scan, "-o", "s.nii"]):
+    for command in (
+        ["eval", "MODEL", "--data", cohort],
+        ["predict", "MODEL", scan, "-o", "s.nii"],
+    ):
         first, _, *rest = command
         refused(bt(first, "nothing.safetensors", *rest), "no model file nothing.safetensors")
         refused(bt(first, fake, *rest), "is not a readable safetensors file")

@@ -17,7 +17,7 @@ FIT = {"event": "fit", "version": "1", "loss": 0.5, "dice": None, "seconds": 2.0
 
 def console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
     output = io.StringIO()
-    return Console(file=output, width=100, force_terminal=terminal, highlight=False), output
+    return Console(file=output, markup=False, width=100, force_terminal=terminal, highlight=False), output
 
 
 def test_a_peers_state_follows_its_events() -> None:
@@ -99,7 +99,7 @@ def test_the_tables_at_the_end_show_what_is_there_and_what_is_not() -> None:
 def test_scores_with_surface_distances() -> None:
     out, text = console()
     scores = {
-        "dice": 0.75, "structures": {"blob [a]": 0.75}, "scans": {"s1": 0.5, "s2": 1.0, "s3": None},
+        "dice": 0.75, "structures": {"blob [a]": 0.75}, "scans": {"s1": 0.5, "s2": 1, "s3": None},
         "hd95_mm": {"blob [a]": 2.5}, "mean_surface_distance_mm": {"blob [a]": 0.125},
     }  # fmt: skip
     print_scores(out, scores)

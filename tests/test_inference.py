@@ -119,7 +119,7 @@ def test_what_cant_be_scored_or_segmented_is_named(tmp_path: Path, model: Path) 
     loaded = inference.load_model(model, FACTORY)
     folder = write_cohort(tmp_path / "other", range(1))
     stated = folder / "dataset.json"
-    stated.write_text(stated.read_text().replace("blob\"", "lump\""))
+    stated.write_text(stated.read_text().replace('blob"', 'lump"'))
     with pytest.raises(DataError, match="labels other structures"):
         inference.evaluate_folder(loaded, folder)
     (tmp_path / "scan.nii.gz").write_bytes(b"nothing")

@@ -102,5 +102,5 @@ def test_a_broken_description_is_refused(change_of: dict[str, object]) -> None:
 
 def test_weights_of_another_network_are_refused() -> None:
     weights = FlatWeights.of(build(ModelConfig(filters=4), LABELS.classes, seed=0))
-    with pytest.raises(BadModelFile, match="don't fit the network: tensor '.*' is F32"):
+    with pytest.raises(BadModelFile, match=r"don't fit the network: tensor '.*' is F32"):
         restore(weights, describe(CONFIG, LABELS))

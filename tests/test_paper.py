@@ -77,7 +77,7 @@ def test_every_client_with_a_newer_version_sends_weights_and_sample_count() -> N
         if isinstance(federation.flying[0][2], messages.Weights):
             sent.append(federation.flying[0])
         federation.deliver()
-    (sender, to, weights), = sent
+    ((sender, to, weights),) = sent
     assert (sender, to, weights.samples) == ("b", "a", 7)
 
 

@@ -62,9 +62,9 @@ def never() -> bool:
 
 
 def test_it_learns() -> None:
-    learner = trainer(config=replace(CONFIG, learning_rate=1e-2), test_volumes=[volume()])
-    first = learner.fit(2, 0, never)
-    last = learner.fit(6, 1, never)
+    learner = trainer(test_volumes=[volume()])
+    first = learner.fit(1, 0, never)
+    last = learner.fit(4, 1, never)
     assert last.loss < 0.5 * first.loss
     assert last.dice is not None
     assert last.dice > 0.8
@@ -138,8 +138,14 @@ def test_a_crop_no_network_can_take_is_refused() -> None:
 
 
 def test_learning_rate_halves_after_every_four_updates() -> None:
-    rates = [trainer().learning_rate(update) for update in (0, 3, 4, 7, 8)]
+    learner = trainer(nn.Conv2d(1, 3, 1))
+    rates = [learner.learning_rate(update) for update in (0, 3, 4, 7, 8)]
     assert rates == [1e-3, 1e-3, 5e-4, 5e-4, 2.5e-4]
+
+
+def test_narrow_quicknats_take_larger_steps() -> None:
+    assert trainer(QuickNAT(3, filters=16)).learning_rate(0) == pytest.approx(4e-3)
+    assert trainer(QuickNAT(3)).learning_rate(0) == pytest.approx(1e-3)
 
 
 def test_it_stops_before_the_next_batch() -> None:

@@ -79,8 +79,8 @@ def test_views_share_memory_and_copies_do_not() -> None:
 
 
 def test_what_cant_travel_is_named() -> None:
-    with pytest.raises(UnsupportedTensor, match="tensor phase: .*complex64"):
+    with pytest.raises(UnsupportedTensor, match=r"tensor phase: .*complex64"):
         FlatWeights.of({"phase": torch.zeros(2, dtype=torch.complex64)})
+    schema = FlatWeights.of({"w": torch.zeros(1)}).schema
     with pytest.raises(ValueError, match="expected 4 bytes, got 3"):
-        schema = FlatWeights.of({"w": torch.zeros(1)}).schema
         FlatWeights(schema, torch.zeros(3, dtype=torch.uint8))

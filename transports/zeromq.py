@@ -13,6 +13,7 @@ bound to the connection it came over, never one it claims.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,7 @@ class ZeroMQTransport:
             if not self._insecure and not where.is_loopback:
                 raise TransportError(
                     f"{where} can be reached from other machines and nothing here is encrypted: "
-                    "listen on 127.0.0.1, or allow it explicitly (insecure)"
+                    "listen on 127.0.0.1, or allow it explicitly (--insecure)"
                 )
             where = where.to_bind()
             made.setsockopt(zmq.IPV6, ":" in where.host)
@@ -241,7 +242,12 @@ class ZeroMQTransport:
                     link.dealer.close(linger=0)
             for subscriber in self._subscribers.values():
                 subscriber.close(linger=0)
-            self._context.destroy(linger=round(linger_s * 1000))
+            # Sends what is queued within the linger. In a thread, because once in some thousand
+            # times libzmq does not come back from it, and leaving must not take for ever.
+            leave = {"linger": round(linger_s * 1000)}
+            ending = threading.Thread(target=self._context.destroy, kwargs=leave, daemon=True)
+            ending.start()
+            ending.join(linger_s + 1.0)
 
     # ---
 

@@ -16,13 +16,14 @@ PYTHON = (sys.executable, "-I", "-S", "-c")
 
 def test_a_plan_is_text_a_shell_would_run() -> None:
     commands = (
-        Command("a", ("bt", "peer", "--data", "my scans"), {"B": "x y", "A": "1"}, Path("/o p/log")),
+        Command(
+            "a", ("bt", "peer", "--data", "my scans"), {"B": "x y", "A": "1"}, Path("/o p/log")
+        ),
         Command("b", ("echo", "it's", "$HOME;")),
     )
     plan = LocalLauncher().plan(commands)
     assert str(plan) == (
-        "A=1 B='x y' bt peer --data 'my scans' >> '/o p/log' 2>&1\n"
-        "echo 'it'\"'\"'s' '$HOME;'"
+        "A=1 B='x y' bt peer --data 'my scans' >> '/o p/log' 2>&1\necho 'it'\"'\"'s' '$HOME;'"
     )
 
 
@@ -63,5 +64,5 @@ def test_a_command_that_isnt_there_is_named_and_the_others_end() -> None:
         Command("fine", (*PYTHON, "import signal; signal.pause()")),
         Command("broken", ("/no/such/program",)),
     )
-    with pytest.raises(LaunchError, match="broken can't be started: .*/no/such/program"):
+    with pytest.raises(LaunchError, match=r"broken can't be started: .*/no/such/program"):
         LocalLauncher().start(Plan(commands))
