@@ -63,7 +63,7 @@ def make_trainer(
     data = config.data
     return SegmentationTrainer(
         build(config.model, labels.classes, config.seed),
-        slices_of(train, data.view, data.slice_step),
+        slices_of(train, data.view, data.slice_step, data.margin_mm),
         samples=len(train),
         structures=labels.structures[1:],
         view=data.view,

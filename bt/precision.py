@@ -75,13 +75,16 @@ def choose_precision(
     candidates = [Precision(where, dtype, "") for dtype in PRECISIONS.values()]
     if where.type == "cuda" and not torch.cuda.is_bf16_supported():
         return Precision(where, torch.float32, "this GPU has no bfloat16")
-    full, half = (_step_seconds(model, images, candidate) for candidate in candidates)
+    steps = [_stepper(model, images, candidate) for candidate in candidates]
+    # In turns, so that other load on the machine hits both alike; the first warms up.
+    rounds = [[_seconds(step, where) for step in steps] for _ in range(1 + STEPS)]
+    full, half = (min(times) for times in zip(*rounds[1:], strict=True))
     timed = f"{half * 1e3:.0f} ms a step in bfloat16, {full * 1e3:.0f} ms in float32"
     return Precision(where, torch.bfloat16 if half < WORTH_IT * full else torch.float32, timed)
 
 
-def _step_seconds(model: nn.Module, images: Tensor, precision: Precision) -> float:
-    """The fastest of a few forward and backward passes."""
+def _stepper(model: nn.Module, images: Tensor, precision: Precision) -> Callable[[], None]:
+    """One forward and backward pass of a copy of `model`."""
     trial = copy.deepcopy(model).to(precision.device).train()
     images = images.to(precision.device)
 
@@ -90,7 +93,7 @@ def _step_seconds(model: nn.Module, images: Tensor, precision: Precision) -> flo
             logits = trial(images)
         logits.float().square().mean().backward()
 
-    return min(_seconds(step, precision.device) for _ in range(1 + STEPS))
+    return step
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

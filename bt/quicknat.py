@@ -53,7 +53,7 @@ class QuickNAT(nn.Module):
 
     `classes` counts the background. Raises WrongInputShape for slices it can't take.
 
-    `learning_rate_scale` is how much larger Adam's steps may be than those for the paper's 64
+    `learning_rate_scale` is how much larger Adam's default steps are than the paper's for its 64
     filters: the best rate goes with 1 / width (Yang et al. 2022, muP), and with 16 filters four
     times 0.001 reaches in one fine-tune what 0.001 needs several for.
     """

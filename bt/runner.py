@@ -108,7 +108,7 @@ class Runner:
                         self._feed(events.RoundDue())
                     if self.peer.state != "training" and self._job is None and not evaluated:
                         evaluated = True
-                        self._start(self._trainer.evaluate, self._keep_evaluation)
+                        self._start(self._evaluate, self._keep_evaluation)
                     self._step()
                     self._totals["seconds"] = spent_before + self._clock() - started
             except BaseException:
@@ -306,6 +306,12 @@ class Runner:
             seconds=round(metrics.seconds, 3),
         )
         self._feed(events.Trained())
+
+    def _evaluate(self) -> Any:
+        try:
+            return self._trainer.evaluate(lambda: self._stop_reason is not None)
+        except Stopped:
+            return None
 
     def _keep_evaluation(self, evaluation: Any) -> None:
         self._outcome.evaluation = evaluation

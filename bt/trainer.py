@@ -8,7 +8,7 @@ is the product's: a plain training loop over slices, for QuickNAT or any torch m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,8 +22,9 @@ from bt.data.volumes import Volume
 from bt.evaluation import Metrics, evaluate
 from bt.losses import SegmentationLoss, class_weights
 from bt.precision import choose_precision
-from bt.quicknat import MULTIPLE_OF
 from bt.weights import FlatWeights
+
+PAPER_LEARNING_RATE = 1e-3
 
 
 class Stopped(Exception):
@@ -62,16 +63,16 @@ class Trainer(Protocol):
         Raises Stopped soon after `stop()` says so.
         """
 
-    def evaluate(self) -> Any:
-        """Scores on the held-out scans."""
+    def evaluate(self, stop: Callable[[], bool]) -> Any:
+        """Scores on the held-out scans. Raises Stopped soon after `stop()` says so."""
 
 
 class SegmentationTrainer:
     """Trains a network on slices; evaluates it on whole volumes.
 
     `structures` names the classes 1, 2, ... without the background. `test_volumes` may be empty.
-    With `crop` (pixels, a multiple of 16) each batch is a random window of its slices: cheaper
-    steps, and so more of them. Raises NothingToTrainOn without slices.
+    With `config.crop` each batch is a random window of its slices: cheaper steps, and so more of
+    them. Raises NothingToTrainOn without slices.
     """
 
     def __init__(
@@ -85,16 +86,12 @@ class SegmentationTrainer:
         test_volumes: Sequence[Volume] = (),
         config: TrainConfig | None = None,
         seed: int = 0,
-        crop: int | None = None,
     ) -> None:
-        if crop is not None and (crop < MULTIPLE_OF or crop % MULTIPLE_OF):
-            raise ValueError(f"crop {crop}: must be a multiple of {MULTIPLE_OF} pixels")
         if not len(slices):
             raise NothingToTrainOn("no slice to train on: give this peer labelled scans")
         self.samples = samples
         self.config = config or TrainConfig()
         self.seed = seed
-        self.crop = crop
         self.structures = tuple(structures)
         self.view = view
         self.test_volumes = test_volumes
@@ -109,6 +106,7 @@ class SegmentationTrainer:
         self.classes = torch.from_numpy(slices.classes).to(device)  # (n, H, W)
         weights = class_weights(slices.classes, len(structures) + 1)
         self.loss = SegmentationLoss(weights).to(device)
+        torch.optim.Adam(self.model.parameters())  # the first one imports for seconds: now
 
     def weights(self) -> FlatWeights:
         """A copy of the model now."""
@@ -121,11 +119,14 @@ class SegmentationTrainer:
     def learning_rate(self, update: int) -> float:
         """Halved after every `halve_every` updates of this peer (paper, section 3).
 
-        A module may have a `learning_rate_scale`, as QuickNAT has for narrow networks; it
-        multiplies the configured rate.
+        Where none is configured it starts at the paper's 0.001, times the network's own
+        `learning_rate_scale` if it has one, as QuickNAT has for narrow networks.
         """
-        scale = float(getattr(self.model, "learning_rate_scale", 1.0))
-        return scale * self.config.learning_rate * 0.5 ** (update // self.config.halve_every)
+        start = self.config.learning_rate
+        if start is None:
+            scale = float(getattr(self.model, "learning_rate_scale", 1.0))
+            start = PAPER_LEARNING_RATE * scale
+        return start * 0.5 ** (update // self.config.halve_every)
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
         """`epochs` passes over the slices with a fresh Adam. Raises Stopped."""
@@ -154,9 +155,16 @@ class SegmentationTrainer:
         seconds = time.perf_counter() - started
         return FitMetrics(losses.item() / max(1, steps), _soft_dice(overlap), seconds, steps)
 
-    def evaluate(self) -> Metrics:
-        """Dice on the held-out volumes."""
-        return evaluate(self.model, self.test_volumes, self.view, self.structures, self.precision)
+    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> Metrics:
+        """Dice on the held-out volumes. Raises Stopped."""
+
+        def volumes() -> Iterator[Volume]:
+            for volume in self.test_volumes:
+                if stop():
+                    raise Stopped
+                yield volume
+
+        return evaluate(self.model, volumes(), self.view, self.structures, self.precision)
 
     def _batches(self, order: np.random.Generator) -> list[Tensor]:
         """Indices of one pass over the slices, shuffled, in batches of nearly equal size."""
@@ -169,7 +177,8 @@ class SegmentationTrainer:
     ) -> tuple[Tensor, Tensor]:
         """A random window of a batch, of at most `crop` x `crop` pixels."""
         rows, columns = images.shape[2:]
-        height, width = min(rows, self.crop or rows), min(columns, self.crop or columns)
+        crop = self.config.crop or max(rows, columns)
+        height, width = min(rows, crop), min(columns, crop)
         top = int(order.integers(rows - height + 1))
         left = int(order.integers(columns - width + 1))
         window = (..., slice(top, top + height), slice(left, left + width))

@@ -17,7 +17,9 @@ FIT = {"event": "fit", "version": "1", "loss": 0.5, "dice": None, "seconds": 2.0
 
 def console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
     output = io.StringIO()
-    return Console(file=output, markup=False, width=100, force_terminal=terminal, highlight=False), output
+    return Console(
+        file=output, markup=False, width=100, force_terminal=terminal, highlight=False
+    ), output
 
 
 def test_a_peers_state_follows_its_events() -> None:

@@ -54,7 +54,7 @@ class FakeTrainer:
         self.values += self.step
         return FitMetrics(loss=1.0, dice=None, seconds=0.0, steps=epochs)
 
-    def evaluate(self) -> list[float]:
+    def evaluate(self, stop: Stop) -> list[float]:
         return self.values.tolist()
 
 
