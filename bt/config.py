@@ -22,7 +22,7 @@ class DataConfig:
     spacing_mm: float | None = None  # isotropic grid to resample to; None: each scan's own grid
     view: str = "coronal"  # coronal, axial or sagittal slices
     slice_step: int = 1  # train on every n-th slice
-    margin_mm: float = 16.0  # around the labelled voxels of a training scan; the rest is cut off
+    margin_mm: float = 8.0  # around the labelled voxels of a training scan; the rest is cut off
     scans_per_peer: int | None = None  # None: all, divided evenly
     test_scans: int = 5
     split: str = "uniform"  # uniform, bands or explicit (the manifest's own columns)
@@ -47,7 +47,7 @@ class TrainConfig:
     batch_size: int = 4
     learning_rate: float | None = None  # None: 0.001, more for a QuickNAT narrower than 64
     halve_every: int = 4  # updates of this peer after which the learning rate is halved
-    crop: int | None = None  # pixels: each batch is a random window this wide; None: whole slices
+    crop: float = 0.75  # each batch is a random window of this share of height and width
     precision: str = "auto"  # auto, float32 or bfloat16
     device: str = "auto"  # auto, cpu, cuda, cuda:1 ...
 
@@ -90,7 +90,6 @@ CHOICES = {
 _AT_LEAST = {
     "slice_step": 1,
     "margin_mm": 0,
-    "crop": 16,
     "scans_per_peer": 1,
     "test_scans": 0,
     "filters": 1,
@@ -101,8 +100,8 @@ _AT_LEAST = {
     "rounds": 1,
     "pulls_at_once": 1,
 }
-_AT_MOST = {"margin_mm": 1000, "filters": 1024, "peers": 10_000, "rounds": 1_000_000}
-_POSITIVE = ("spacing_mm", "learning_rate", "ping_timeout_s", "pull_timeout_s")
+_AT_MOST = {"crop": 1, "margin_mm": 1000, "filters": 1024, "peers": 10_000, "rounds": 1_000_000}
+_POSITIVE = ("crop", "spacing_mm", "learning_rate", "ping_timeout_s", "pull_timeout_s")
 
 
 def change(config: Config, settings: dict[str, Any]) -> Config:
@@ -143,8 +142,6 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{name} = {value}: expected at least {_AT_LEAST[name]}")
     if name in _AT_MOST and value > _AT_MOST[name]:
         raise ConfigError(f"{name} = {value}: expected at most {_AT_MOST[name]}")
-    if name == "crop" and value % 16:
-        raise ConfigError(f"crop = {value}: expected a multiple of 16")
     if name in _POSITIVE and not 0 < value < float("inf"):
         raise ConfigError(f"{name} = {value}: expected a positive number")
     return value

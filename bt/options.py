@@ -61,7 +61,7 @@ Margin = Annotated[
         "--margin",
         metavar="MM",
         rich_help_panel=_DATA,
-        help="Kept around a scan's labelled voxels in training. Default: 16.",
+        help="Kept around a scan's labelled voxels in training. Default: 8.",
     ),
 ]
 SkipBad = Annotated[
@@ -99,11 +99,11 @@ HalveEvery = Annotated[
     ),
 ]
 Crop = Annotated[
-    int | None,
+    float | None,
     typer.Option(
-        metavar="PIXELS",
+        metavar="SHARE",
         rich_help_panel=_NETWORK,
-        help="Train on random windows this wide, a multiple of 16. Default: whole slices.",
+        help="Train on random windows of this share of a slice's sides. Default: 0.75; 1: whole.",
     ),
 ]
 PrecisionName = Annotated[
@@ -183,7 +183,6 @@ _DEMO = {
     "scans_per_peer": 4,
     "margin_mm": 0.0,
     "filters": 16,
-    "crop": 64,
     "epochs": 1,
     "rounds": 6,
 }

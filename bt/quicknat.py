@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 PAPER_FILTERS = 64
 LEVELS = 4
-MULTIPLE_OF = 2**LEVELS  # height and width must be whole multiples of this
+MULTIPLE_OF: int = 2**LEVELS  # height and width must be whole multiples of this
 
 
 class WrongInputShape(ValueError):

@@ -169,10 +169,13 @@ class Runner:
         self._events.append(event)
         if len(self._events) > 1:
             return  # called from below, by an instruction
-        while self._events:
-            for instruction in self.peer.handle(self._events[0], self._clock()):
-                self._carry_out(instruction)
-            self._events.popleft()
+        try:
+            while self._events:
+                for instruction in self.peer.handle(self._events[0], self._clock()):
+                    self._carry_out(instruction)
+                self._events.popleft()
+        finally:
+            self._events.clear()  # after an error too: leaving has to be said
 
     # Instructions -----------------------------------------------------------------------------
     def _carry_out(self, instruction: events.Instruction) -> None:

@@ -22,9 +22,11 @@ from bt.data.volumes import Volume
 from bt.evaluation import Metrics, evaluate
 from bt.losses import SegmentationLoss, class_weights
 from bt.precision import choose_precision
+from bt.quicknat import MULTIPLE_OF
 from bt.weights import FlatWeights
 
 PAPER_LEARNING_RATE = 1e-3
+SMALLEST_WINDOW = 64  # pixels; less shows too little of what surrounds a structure
 
 
 class Stopped(Exception):
@@ -71,8 +73,8 @@ class SegmentationTrainer:
     """Trains a network on slices; evaluates it on whole volumes.
 
     `structures` names the classes 1, 2, ... without the background. `test_volumes` may be empty.
-    With `config.crop` each batch is a random window of its slices: cheaper steps, and so more of
-    them. Raises NothingToTrainOn without slices.
+    Each batch is a random window of its slices (`config.crop`): cheaper steps that see as much.
+    Raises NothingToTrainOn without slices.
     """
 
     def __init__(
@@ -175,14 +177,17 @@ class SegmentationTrainer:
     def _crop(
         self, images: Tensor, classes: Tensor, order: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """A random window of a batch, of at most `crop` x `crop` pixels."""
+        """A random window of a batch, its sides rounded to multiples of 16."""
         rows, columns = images.shape[2:]
-        crop = self.config.crop or max(rows, columns)
-        height, width = min(rows, crop), min(columns, crop)
+        height, width = (self._cropped(size) for size in (rows, columns))
         top = int(order.integers(rows - height + 1))
         left = int(order.integers(columns - width + 1))
         window = (..., slice(top, top + height), slice(left, left + width))
         return images[window], classes[window]
+
+    def _cropped(self, size: int) -> int:
+        wanted = max(SMALLEST_WINDOW, size * self.config.crop)
+        return min(size, round(wanted / MULTIPLE_OF) * MULTIPLE_OF)
 
 
 def _soft_dice(overlap: Tensor) -> float | None:

@@ -122,7 +122,7 @@ def test_crops_are_windows_of_slices_and_their_classes() -> None:
 
     _, classes = discs(22)
     aligned = Slices(classes.astype(np.float32)[:, None], classes)  # an image says its class
-    learner = trainer(Watched(1, 3, 1), slices=aligned, config=replace(CONFIG, crop=16))
+    learner = trainer(Watched(1, 3, 1), slices=aligned, config=replace(CONFIG, crop=0.5))
     compared = []
     learner.loss.register_forward_pre_hook(lambda loss, given: compared.append(given[1]))
     seen.clear()

@@ -37,7 +37,7 @@ class Slices:
 
 
 def slices_of(
-    volumes: Sequence[Volume], view: str, step: int = 1, margin_mm: float | None = 16.0
+    volumes: Sequence[Volume], view: str, step: int = 1, margin_mm: float | None = 8.0
 ) -> Slices:
     """The labelled slices of all volumes, every `step`-th, of one H and W.
 
