@@ -184,7 +184,7 @@ _DEMO = {
     "margin_mm": 0.0,
     "filters": 16,
     "epochs": 1,
-    "rounds": 6,
+    "rounds": 9,
 }
 
 

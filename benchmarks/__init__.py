@@ -1,0 +1,1 @@
+"""What things cost, as ratios to the obvious way measured side by side in one run."""
