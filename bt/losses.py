@@ -1,4 +1,4 @@
-"""The loss: weighted cross-entropy plus Dice (paper.md, "QuickNAT in short").
+"""The loss: weighted cross-entropy plus Dice as in QuickNAT (Roy et al., NeuroImage 2019).
 
 A pixel's weight is its class's, by median frequency balancing, plus an extra on the boundaries
 between structures. The balancing is tempered by a square root: in full, a pixel of a small

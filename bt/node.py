@@ -89,13 +89,18 @@ class Node:
     """A peer with its folder: checkpoint.safetensors, events.jsonl, results.json."""
 
     def __init__(
-        self, name: str, others: Sequence[str], folder: Path, config: Config, labels: LabelTable
+        self,
+        name: str,
+        others: Sequence[str],
+        folder: Path,
+        config: Config,
+        labels: LabelTable | None = None,  # None: what the model means is the caller's business
     ) -> None:
         self.name = name
         self.others = tuple(others)
         self.folder = folder
         self._config = config
-        self._description = describe(config, labels)
+        self._description = describe(config, labels) if labels else {}
         self._runner: Runner | None = None
         self._stop_reason: str | None = None
 

@@ -199,7 +199,7 @@ class Peer:
         if message.schema != self.schema:
             reason = (
                 f"trains another model (schema {message.schema[:8]}, ours {self.schema[:8]}); "
-                "network, filters and label table must be the same everywhere"
+                "network, filters and number of structures must be the same everywhere"
             )
             self._set_aside(sender, reason, now, out)
             return

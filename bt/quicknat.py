@@ -1,7 +1,7 @@
 """QuickNAT (Roy et al., NeuroImage 2019): a 2-D encoder/decoder of dense blocks, on slices.
 
 Four encoders, a bottleneck and four decoders, each one dense block; encoders end in a 2x2 max
-pooling whose indices the matching decoder un-pools with (paper.md, "QuickNAT in short"). About
+pooling whose indices the matching decoder un-pools with. About
 3.5 million parameters at 64 filters. On CPUs channels-last memory keeps every layer on its fast
 path; ReLU instead of PReLU saves a fifth of a training step there and costs no Dice.
 """
