@@ -24,6 +24,7 @@ class Checkpoint:
     vector: VersionVector
     totals: dict[str, float] = field(default_factory=dict)  # counters of the whole run
     description: dict[str, Any] = field(default_factory=dict)  # of the model
+    peer: str = ""  # whose state this is
 
 
 class CheckpointFile:
@@ -35,6 +36,7 @@ class CheckpointFile:
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the file atomically."""
         state = {
+            "name": checkpoint.peer,
             "version": checkpoint.version,
             "vector": checkpoint.vector,
             "totals": checkpoint.totals,
@@ -54,8 +56,9 @@ class CheckpointFile:
                 {str(name): _version(stored) for name, stored in state["vector"].items()},
                 {str(name): float(value) for name, value in state["totals"].items()},
                 description,
+                str(state.get("name", "")),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
             raise BadModelFile(
                 f"{self.path} is not a peer's checkpoint; move it away to start afresh"
             ) from exc

@@ -29,12 +29,13 @@ def main() -> None:
         typer.echo("bt: interrupted", err=True)
         sys.exit(130)
     except Exception as exc:
-        from bt.errors import USER_ERRORS
+        from bt.config import ConfigError
+        from bt.errors import USER_ERRORS, printable
 
         if not isinstance(exc, USER_ERRORS):
             raise
-        typer.secho(f"bt: {exc}", fg="red", err=True)
-        sys.exit(1)
+        typer.secho(f"bt: {printable(str(exc))}", fg="red", err=True)
+        sys.exit(2 if isinstance(exc, ConfigError) else 1)
 
 
 def _show_version(wanted: bool) -> None:
@@ -108,7 +109,11 @@ def train(
     from bt.train import train as train_here
 
     settings = opt.to_config(ctx.params, opt.demo_preset(data, config))
-    under_mpi = settings.federation.transport == "mpi" or (transport is None and launched_by_mpi())
+    if launched_by_mpi() and transport not in (None, "mpi"):
+        raise typer.BadParameter(
+            f"--transport {transport} under mpirun: every rank would start all"
+        )
+    under_mpi = settings.federation.transport == "mpi" or launched_by_mpi()
     if under_mpi:
         raise typer.Exit(train_under_mpi(settings, out, as_json=json, peers_given=peers))
     console = make_console(to_stderr=json)
@@ -181,6 +186,8 @@ def peer(
 
     here = ("name", "listen", "peer", "part", "announce", "insecure")
     given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
+    if part is None and config is None and test_scans is None:
+        given["test_scans"] = 0  # all scans are this peer's own
     settings = opt.to_config(given)
     if settings.federation.transport != "zmq":
         raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
@@ -242,7 +249,7 @@ def evaluate(
         inference.write_scores(csv, metrics)
     scores = inference.to_json(metrics)
     if json:
-        typer.echo(dumps(scores, indent=2, ensure_ascii=False))
+        typer.echo(dumps(scores, indent=2))
     else:
         print_scores(console, scores)
 
@@ -271,7 +278,7 @@ def predict(
         raise typer.BadParameter(f"{out}: expected a name ending in .nii.gz or .nii")
     console = make_console()
     loaded = inference.load_model(model, network, device or "auto")
-    with console.status(f"Segmenting {scan.name}"):
+    with console.status("Segmenting"):
         volumes = inference.predict(loaded, scan, out)
     if csv is not None:
         inference.write_csv(

@@ -136,12 +136,16 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
         raise ConfigError(f"{name} = {value!r}: expected {wanted}")
+    if isinstance(value, str) and not value.isprintable():
+        raise ConfigError(f"{name} = {value!a}: expected printable characters")
     if name in CHOICES and value not in CHOICES[name]:
         raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(CHOICES[name])}")
     if name in _AT_LEAST and value < _AT_LEAST[name]:
         raise ConfigError(f"{name} = {value}: expected at least {_AT_LEAST[name]}")
     if name in _AT_MOST and value > _AT_MOST[name]:
         raise ConfigError(f"{name} = {value}: expected at most {_AT_MOST[name]}")
+    if name == "seed" and not 0 <= value < 1 << 63:
+        raise ConfigError(f"seed = {value}: expected 0 to 2^63 - 1")
     if name in _POSITIVE and not 0 < value < float("inf"):
         raise ConfigError(f"{name} = {value}: expected a positive number")
     return value
@@ -161,7 +165,7 @@ def parse(text: str, config: Config | None = None) -> Config:
     """`config` (default: all defaults) with what the TOML `text` sets. Raises ConfigError."""
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
         raise ConfigError(f"not valid TOML: {exc}") from exc
     config = config or Config()
     known = [part.name for part in fields(config)]
@@ -184,9 +188,13 @@ def to_toml(config: Config) -> str:
     for section, settings in asdict(config).items():
         if isinstance(settings, dict):
             lines += ["", f"[{section}]"]
-            # JSON's strings, numbers and booleans are TOML's
-            lines += [f"{k} = {json.dumps(v)}" for k, v in settings.items() if v is not None]
+            lines += [f"{k} = {_toml(v)}" for k, v in settings.items() if v is not None]
     return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """JSON's strings, numbers, booleans and lists are TOML's, but for escaped surrogates."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def differences(one: Config, other: Config) -> list[str]:

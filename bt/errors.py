@@ -9,6 +9,7 @@ from bt.data.scan import DataError
 from bt.modelfile import BadModelFile
 from bt.precision import NoSuchDevice
 from bt.rundir import RunFolderError
+from bt.runner import Diverged
 from bt.trainer import NothingToTrainOn
 from bt.weights import UnsupportedTensor
 from launchers.base import LaunchError
@@ -18,6 +19,7 @@ USER_ERRORS = (
     BadModelFile,
     ConfigError,
     DataError,
+    Diverged,
     LabelError,
     LaunchError,
     NoSuchDevice,
@@ -28,3 +30,8 @@ USER_ERRORS = (
     TransportError,
     UnsupportedTensor,
 )
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: names in it may come from strangers' files."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

@@ -51,7 +51,8 @@ def prepare(config: Config, console: Console) -> Prepared:
     while True:
         cohort = _without(cohort, config.data.exclude)
         parts = split_of(config, cohort)
-        needed = [*parts.test, *(scan for part in parts.peers for scan in part)]
+        unlabelled = [scan for scan in cohort.scans if scan.label_map is None]
+        needed = [*unlabelled, *parts.test, *(scan for part in parts.peers for scan in part)]
         started = time.monotonic()
         bad = _read_all(needed, cohort, config, console)
         if not bad:

@@ -64,6 +64,8 @@ def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
 
     Raises ScanError.
     """
+    if out.exists() and scan.exists() and out.samefile(scan):
+        raise DataError(f"{out} is the scan itself; choose another name for the segmentation")
     volume = prepare(Scan(strip_nifti(scan.name), scan), None, model.spacing_mm)
     classes = model.segment(volume)
     stored = volume.stored

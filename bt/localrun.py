@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+import bt
 from bt.console import Progress
 from bt.data.cache import load_volumes
 from bt.federation import Prepared
@@ -31,7 +33,10 @@ def run_processes(run: Prepared, out: Path, console: Console) -> str:
     sockets = Path(tempfile.mkdtemp(prefix="bt-"))  # not in `out`: socket paths must be short
     launcher = LocalLauncher()
     plan = launcher.plan(
-        tuple(_peer_command(number, names, out, sockets) for number in range(len(names)))
+        tuple(
+            _peer_command(number, names, out, sockets, run.config.train.precision)
+            for number in range(len(names))
+        )
     )
     try:
         children = launcher.start(plan)
@@ -53,15 +58,21 @@ def run_processes(run: Prepared, out: Path, console: Console) -> str:
     return "failed" if failed else "finished"
 
 
-def _peer_command(number: int, names: tuple[str, ...], out: Path, sockets: Path) -> Command:
+def _peer_command(
+    number: int, names: tuple[str, ...], out: Path, sockets: Path, precision: str
+) -> Command:
     name = names[number]
-    argv = [sys.executable, "-m", "bt", "peer", "--config", str(out / "config.toml")]
+    # -P: a file called torch.py in the folder one happens to be in must not be imported
+    argv = [sys.executable, "-P", "-m", "bt", "peer", "--config", str(out / "config.toml")]
     argv += ["--name", name, "--part", f"{number + 1}/{len(names)}", "--out", str(out / name)]
-    argv += ["--listen", f"ipc://{sockets / name}"]
+    argv += ["--listen", f"ipc://{sockets / name}", "--precision", precision]
     for other in names:
         if other != name:
             argv += ["--peer", f"{other}=ipc://{sockets / other}"]
-    return Command(name, tuple(argv), {"OMP_NUM_THREADS": "1"}, out / name / "log.txt")
+    source = str(Path(bt.__file__).parents[1])  # a bare checkout runs too
+    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return Command(name, tuple(argv), env, out / name / "log.txt")
 
 
 def _folders(names: tuple[str, ...], out: Path) -> dict[str, Path]:

@@ -14,7 +14,8 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
-from bt.weights import FlatWeights
+from bt.weights import FlatWeights, UnsupportedTensor
+from transports.schema import SchemaError
 
 _KEY = "bt"  # one metadata key with sorted JSON, as on the wire
 
@@ -62,8 +63,11 @@ def read_model(path: Path) -> tuple[FlatWeights, dict[str, Any]]:
         description = json.loads(metadata[_KEY])
     except (safetensors.SafetensorError, OSError) as exc:
         raise BadModelFile(f"{path} is not a readable safetensors file: {exc}") from exc
-    except (KeyError, ValueError) as exc:
+    except (KeyError, ValueError, RecursionError) as exc:
         raise BadModelFile(f"{path} was not written by BrainTorrent: no description") from exc
     if not isinstance(description, dict):
         raise BadModelFile(f"{path}: its description is not a JSON object")
-    return FlatWeights.of(tensors), description
+    try:
+        return FlatWeights.of(tensors), description
+    except (SchemaError, UnsupportedTensor) as exc:
+        raise BadModelFile(f"{path}: {exc}") from exc

@@ -67,7 +67,10 @@ def restore(
     except (KeyError, TypeError, AttributeError, ConfigError, LabelError) as exc:
         raise BadModelFile(f"the model file's description can't be read: {exc}") from exc
     if model.name != "quicknat" and factory is None:
-        raise BadModelFile(f"this is a {model.name}: name it with --model {model.name}")
+        raise BadModelFile(
+            f"its network is {model.name!a}: if you trust that code, name it with "
+            "--model package.module:factory"
+        )
     model = ModelConfig(factory or model.name, model.filters)
     with torch.device("meta"):  # without memory: the file may claim any size
         mine = schema_of(build(model, labels.classes, seed=0).state_dict())

@@ -47,7 +47,9 @@ def train_under_mpi(
     comm = world()
     first = comm.rank == 0
     # plain: mpirun gives its ranks a terminal even where its own output goes to a file
-    console = make_console(to_stderr=as_json, plain=True) if first else Console(quiet=True)
+    console = (
+        make_console(to_stderr=as_json, plain=True) if first else Console(quiet=True, markup=False)
+    )
     started = time.monotonic()
     try:
         run: Prepared | None = None
@@ -76,7 +78,7 @@ def train_under_mpi(
         _wait(comm.Ibarrier())
         return code
     except USER_ERRORS as exc:
-        Console(stderr=True).print(f"bt: rank {comm.rank}: {exc}", style="red")
+        Console(stderr=True, markup=False).print(f"bt: rank {comm.rank}: {exc}", style="red")
         comm.Abort(1)  # the others would wait for this rank for ever
         raise
 

@@ -174,4 +174,4 @@ class Node:
 
 def write_json(path: Path, content: Any) -> None:
     """Indented JSON, written atomically."""
-    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_atomic(path, json.dumps(content, indent=2).encode() + b"\n")

@@ -30,7 +30,7 @@ ScansPerPeer = Annotated[
     typer.Option(rich_help_panel=_DATA, help="Training scans each. Default: all, divided evenly."),
 ]
 TestScans = Annotated[
-    int | None, typer.Option(rich_help_panel=_DATA, help="Scans held out for testing.")
+    int | None, typer.Option(rich_help_panel=_DATA, help="Scans held out for testing. Default: 5.")
 ]
 SplitBy = Annotated[
     str | None,
@@ -71,7 +71,10 @@ SkipBad = Annotated[
 Model = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=_NETWORK, help="quicknat (default) or your own: package.module:factory."
+        "--model",
+        metavar="NAME",
+        rich_help_panel=_NETWORK,
+        help="quicknat (default) or your own: package.module:factory.",
     ),
 ]
 Filters = Annotated[
@@ -131,13 +134,19 @@ ScheduleName = Annotated[
 PingTimeout = Annotated[
     float | None,
     typer.Option(
-        "--ping-timeout", metavar="S", rich_help_panel=_RUN, help="Silence that means gone."
+        "--ping-timeout",
+        metavar="S",
+        rich_help_panel=_RUN,
+        help="Silence that means gone. Default: 5.",
     ),
 ]
 PullTimeout = Annotated[
     float | None,
     typer.Option(
-        "--pull-timeout", metavar="S", rich_help_panel=_RUN, help="How long weights may take."
+        "--pull-timeout",
+        metavar="S",
+        rich_help_panel=_RUN,
+        help="How long weights may take. Default: 60.",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Decides split, weights and batches. Default: 0.")]

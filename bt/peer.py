@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bt import rundir
 from bt.config import Config
 from bt.console import Progress, print_paths, print_results
 from bt.data.labels import LabelTable
@@ -88,6 +89,7 @@ def run(
     A launcher that holds a lifeline evaluates the aggregated model itself, once for all.
     """
     launched = lifeline.held()
+    rundir.lock(out)
     trainer, labels = build_trainer(config, name, part, console)
     node = Node(name, others, out, config, labels)
     with stopping(node), following(console, {name: out}, config.federation.rounds):
@@ -108,7 +110,7 @@ def run(
             soft_wrap=True,
         )
         return MERGED_NOBODY
-    return 0
+    return 130 if outcome.reason == "interrupted" else 0
 
 
 @contextmanager

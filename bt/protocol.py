@@ -42,6 +42,8 @@ from bt.schedule import Async, Schedule
 from bt.versions import NEVER_TRAINED, Version, VersionVector
 from transports import messages
 
+MOST_LOSSES = 16  # incarnations a peer may be behind what others know of it
+
 
 class Phase(StrEnum):
     """What the peer is doing for itself; it answers others in every phase."""
@@ -60,6 +62,7 @@ class Timing:
     retry_s: float = 0.5  # between two pings to a peer that has not answered
     pull_s: float = 60.0  # a peer that sends no weights this long is skipped
     heartbeat_s: float = 1.0  # between pings while waiting for the others
+    patience_s: float = 3600.0  # at the end, for a peer that lives but makes no progress
     set_aside_s: float = 30.0  # first pause for a peer that sent something invalid; doubles
 
 
@@ -68,6 +71,7 @@ class _Other:
     """What this peer knows of another one."""
 
     known: messages.Version | None = None  # the newest version message heard
+    moved_at: float = float("-inf")  # when its version or state last changed
     gone: bool = False
     strikes: int = 0
     aside_until: float = float("-inf")
@@ -106,6 +110,8 @@ class Peer:
         self._merging: dict[str, Version] = {}  # handed to Merge, not yet confirmed
         self._merged: VersionVector = {}
         self._aggregating = False
+        self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
+        self._now = self._done_at = 0.0
 
     def resume(self, version: Version, vector: VersionVector) -> None:
         """Go on from a checkpoint; before the first event."""
@@ -127,6 +133,13 @@ class Peer:
             return None
         return Version(*other.known.version)
 
+    def in_play(self, peer: str) -> bool:
+        """Whether `peer` may still be waited for: reachable, trusted, not done with its rounds."""
+        other = self._others[peer]
+        if other.gone or self._now < other.aside_until:
+            return False
+        return other.known is None or other.known.state == "training"
+
     def gone(self) -> tuple[str, ...]:
         """The peers that can't be reached."""
         return tuple(name for name, other in self._others.items() if other.gone)
@@ -139,6 +152,7 @@ class Peer:
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Take an event that happened at `now` (seconds, any origin); say what to do."""
         out: list[Instruction] = []
+        self._now = now
         match event:
             case RoundDue():
                 self._start_round(now, out)
@@ -204,15 +218,29 @@ class Peer:
             self._set_aside(sender, reason, now, out)
             return
         if message.seen is not None and message.seen > self.version:
-            # Others merged a newer model of ours than we have: our state was lost.
-            self.version = Version(message.seen[0] + 1, self.version.count)
-            out.append(Persist())
+            self._reincarnate(sender, Version(*message.seen), now, out)
         if other.known is None or message.version >= other.known.version:
+            before = other.known and (other.known.version, other.known.state)
+            if before != (message.version, message.state):
+                other.moved_at = now
             other.known = message
         if message.state == "leaving":
             self._lost(sender, "left", now, out)
         elif sender in self._pulling and not self._has_news(sender, now):
             del self._pulling[sender]
+
+    def _reincarnate(self, sender: str, seen: Version, now: float, out: list[Instruction]) -> None:
+        """`sender` merged a newer model of ours than we have: our state was lost.
+
+        At most once per peer, and by small steps: a liar must not drive versions up.
+        """
+        rise = seen.incarnation + 1 - self.version.incarnation
+        if sender in self._told_of_loss or rise > MOST_LOSSES:
+            self._set_aside(sender, f"claims to have merged our version {seen}", now, out)
+            return
+        self._told_of_loss.add(sender)
+        self.version = Version(seen.incarnation + 1, self.version.count)
+        out.append(Persist())
 
     def _take(self, message: messages.Weights, now: float, out: list[Instruction]) -> None:
         sender = message.sender
@@ -264,6 +292,7 @@ class Peer:
         self.phase = Phase.IDLE
         if self.version.count >= self.rounds:
             self.state = "done"
+            self._done_at = self._now
         out += [Persist(), Publish(self.announcement())]
 
     # What follows -----------------------------------------------------------------------------
@@ -290,7 +319,7 @@ class Peer:
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
         for peer in [peer for peer, until in self._pulling.items() if now >= until]:
-            self._lost(peer, f"sent no weights for {self.timing.pull_s:g} s", now, out)
+            self._set_aside(peer, f"sent no weights for {self.timing.pull_s:g} s", now, out)
         while self._to_pull and len(self._pulling) + len(self._merging) < self.pulls_at_once:
             peer = self._to_pull.pop(0)
             if self._has_news(peer, now):
@@ -318,7 +347,9 @@ class Peer:
         waiting_for = [
             other.known.state if other.known else "training"
             for other in self._others.values()
-            if not other.gone and now >= other.aside_until
+            if not other.gone
+            and now >= other.aside_until
+            and now < max(other.moved_at, self._done_at) + self.timing.patience_s
         ]
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True

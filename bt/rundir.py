@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,25 @@ from bt import config as configs
 from bt.config import Config
 from bt.modelfile import write_atomic
 
+_locks: dict[Path, int] = {}  # open as long as the process lives
+
 
 class RunFolderError(Exception):
     """The folder can't be used; the message says what to do."""
+
+
+def lock(folder: Path) -> None:
+    """Keep `folder` for this process until it ends. Raises RunFolderError if another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() in _locks:
+        return
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(file)
+        raise RunFolderError(f"{folder} is in use by another bt; choose another --out") from exc
+    _locks[folder.resolve()] = file
 
 
 def choose(out: Path | None, name: str) -> Path:
@@ -33,6 +51,7 @@ def enter(folder: Path, config: Config) -> bool:
     """
     stored = folder / "config.toml"
     try:
+        lock(folder)
         if not stored.exists():
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(stored, configs.to_toml(config).encode())
@@ -54,7 +73,7 @@ def read_results(path: Path) -> dict[str, Any] | None:
     """The content of a results.json; None if there is none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -32,6 +32,10 @@ _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
 _SWITCH_INTERVAL_S = 5e-4
 
 
+class Diverged(Exception):
+    """A fine-tune ended in a model that can't be used; the last good one is on disk."""
+
+
 @dataclass
 class Outcome:
     """How a peer's run ended."""
@@ -214,7 +218,7 @@ class Runner:
         try:
             self._transport.send(to, frames)
         except PeerGone as exc:
-            self._feed(events.PeerGone(to, str(exc)))
+            self._feed(events.PeerGone(to, exc.reason))
             return False
         self._totals["bytes_out"] += sum(len(frame) for frame in frames)
         return True
@@ -237,7 +241,11 @@ class Runner:
     def _finish_merge(self) -> FlatWeights | None:
         """The round's merged model; None if nobody was merged."""
         rule, self._rule = self._rule, None
-        return None if rule is None else rule.finish()
+        merged = None if rule is None else rule.finish()
+        if merged is not None and not merged.is_finite():  # each was; their sum overflowed
+            self._log.write("reject", reason="the merged model is not finite: left out")
+            return None
+        return merged
 
     def _persist(self) -> None:
         # Encoded under the very version that is written, before anybody hears of it.
@@ -258,6 +266,7 @@ class Runner:
                 dict(self.peer.vector),
                 dict(self._totals),
                 self._description,
+                self.peer.me,
             )
         )
         seconds = round(self._clock() - started, 4)
@@ -267,6 +276,10 @@ class Runner:
         """Go on from the checkpoint, if there is one."""
         checkpoint = self._checkpoints.load()
         if checkpoint is not None:
+            if checkpoint.peer not in ("", self.peer.me):
+                raise BadModelFile(
+                    f"{self._checkpoints.path} is of peer {checkpoint.peer}; choose another --out"
+                )
             differing = self._snapshot.schema.difference(checkpoint.weights.schema)
             if differing is not None:
                 raise BadModelFile(
@@ -299,7 +312,13 @@ class Runner:
     def _keep_fit(self, result: tuple[FlatWeights, FitMetrics] | None) -> None:
         if result is None:
             return
-        self._snapshot, metrics = result
+        weights, metrics = result
+        if not weights.is_finite():
+            raise Diverged(
+                "training diverged: the model is no longer finite; lower --learning-rate, and "
+                "look at this peer's scans"
+            )
+        self._snapshot = weights
         self._totals["seconds_training"] += metrics.seconds
         self._log.write(
             "fit",

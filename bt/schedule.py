@@ -53,7 +53,7 @@ class Sequential:
         before = Counter(self.turns[: mine[count - 1]])
         for name in peer.others:
             known = peer.known_version(name)
-            if name not in peer.gone() and (known is None or known.count < 1 + before[name]):
+            if peer.in_play(name) and (known is None or known.count < 1 + before[name]):
                 return False
         return True
 

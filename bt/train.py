@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import typer
 from rich.console import Console
 
 from bt import rundir
-from bt.config import Config, ConfigError
+from bt.config import Config, ConfigError, change
 from bt.console import print_paths, print_results
-from bt.federation import gather, prepare
+from bt.data.cache import load_volumes
+from bt.federation import Prepared, gather, prepare
 from bt.localrun import run_processes, run_threads
+from bt.node import make_trainer
+from bt.precision import Precision
 
 EXIT_CODES = {"finished": 0, "failed": 1, "merged nobody": 3, "interrupted": 130}
 
@@ -31,12 +37,25 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
     folder = rundir.choose(out, run_name(config))
     if rundir.enter(folder, run.config):
         console.print(f"Going on with the unfinished run in {folder}")
+    precision = settle_precision(run, console)
+    run = replace(run, config=change(run.config, {"precision": precision.name}))
     start = run_threads if config.federation.transport == "inproc" else run_processes
     with interruptible():
         ended = start(run, folder, console)
     with console.status("Evaluating the aggregated model"):
         results = gather(run, folder, ended, time.monotonic() - started)
     return finish(results, folder, console, as_json=as_json)
+
+
+def settle_precision(run: Prepared, console: Console) -> Precision:
+    """Time a few steps while the machine is still quiet, for all peers; say what was chosen."""
+    torch.set_num_threads(1)  # as the peers will have
+    labels, data = run.cohort.labels, run.config.data
+    volumes = load_volumes(run.split.peers[0][:1], labels, data.spacing_mm).volumes
+    precision = make_trainer(run.config, "", labels, volumes, ()).precision
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    console.print(f"{precision.name} on {precision.device} ({precision.reason})")
+    return precision
 
 
 def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: bool) -> int:
@@ -51,7 +70,7 @@ def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: 
         ended = "merged nobody"
         console.print("No peer merged another's model: this was no federation.", style="red")
     if as_json:
-        typer.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(results, indent=2))
     return EXIT_CODES[ended]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,7 +133,6 @@ class SegmentationTrainer:
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
         """`epochs` passes over the slices with a fresh Adam. Raises Stopped."""
-        torch.set_flush_denormal(True)  # of this thread; denormals slow convolutions many times
         started = time.perf_counter()
         order = np.random.default_rng((self.seed, update))
         adam = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate(update), fused=True)
@@ -140,20 +140,21 @@ class SegmentationTrainer:
         overlap = torch.zeros(3, len(self.structures) + 1, device=self.precision.device)
         steps = 0
         self.model.train()
-        for _ in range(epochs):
-            for batch in self._batches(order):
-                if stop():
-                    raise Stopped
-                images, classes = self._crop(self.images[batch], self.classes[batch], order)
-                with self.precision.autocast():
-                    logits = self.model(images)
-                loss = self.loss(logits, classes)
-                adam.zero_grad()
-                loss.total.backward()
-                adam.step()
-                losses += loss.total.detach()
-                overlap += loss.overlap
-                steps += 1
+        with flushing_denormals():
+            for _ in range(epochs):
+                for batch in self._batches(order):
+                    if stop():
+                        raise Stopped
+                    images, classes = self._crop(self.images[batch], self.classes[batch], order)
+                    with self.precision.autocast():
+                        logits = self.model(images)
+                    loss = self.loss(logits, classes)
+                    adam.zero_grad()
+                    loss.total.backward()
+                    adam.step()
+                    losses += loss.total.detach()
+                    overlap += loss.overlap
+                    steps += 1
         seconds = time.perf_counter() - started
         return FitMetrics(losses.item() / max(1, steps), _soft_dice(overlap), seconds, steps)
 
@@ -188,6 +189,16 @@ class SegmentationTrainer:
     def _cropped(self, size: int) -> int:
         wanted = max(SMALLEST_WINDOW, size * self.config.crop)
         return min(size, round(wanted / MULTIPLE_OF) * MULTIPLE_OF)
+
+
+@contextmanager
+def flushing_denormals() -> Iterator[None]:
+    """Numbers below 1e-38 count as 0 in this thread: they slow convolutions many times."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _soft_dice(overlap: Tensor) -> float | None:

@@ -92,6 +92,10 @@ class FlatWeights:
             for dtype, begin, end in self.schema.float_runs
         ]
 
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return all(bool(torch.isfinite(run).all()) for run in self.float_runs())
+
     def load_into(self, module: nn.Module) -> None:
         """Copy into `module`'s parameters and buffers, whatever their device and layout."""
         state = module.state_dict()

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bt import events
 from bt.protocol import Phase, Timing
+from bt.schedule import Sequential
 from bt.versions import Version
 from tests.simulated import BODY, SCHEMA, Federation
 from transports import messages
@@ -280,3 +281,35 @@ def test_a_round_can_only_start_when_ready() -> None:
     federation.start_round("a")
     with pytest.raises(RuntimeError, match="ready"):
         federation.start_round("a")
+
+
+def test_a_liar_cannot_drive_versions_up() -> None:
+    federation = Federation(AB)
+    for seen in ((2**31 - 1, 0), (40, 0)):
+        lie = messages.Version("b", (0, 1), 1, SCHEMA.hash, "training", seen)
+        federation.feed("a", events.Received(lie))
+        assert federation.peers["a"].version == Version(0, 0)
+    assert federation.notes[-1][1].event == "reject"
+
+
+def test_a_peer_that_lives_but_makes_no_progress_is_not_waited_for_for_ever() -> None:
+    federation = Federation(ABC, rounds=1)
+    for name in AB:
+        federation.update(name)  # c answers pings and never trains
+    started = federation.now
+    while not all(federation.peers[name].finished for name in AB):
+        federation.wait(30.0)
+        federation.deliver_all()
+        assert federation.now - started < Timing().patience_s + 120
+    assert set(federation.aggregated["a"]) == {"b"}
+
+
+def test_a_sequential_run_goes_on_without_a_peer_that_is_done_or_set_aside() -> None:
+    schedule = Sequential(ABC, 3, seed=1)
+    federation = Federation(ABC, rounds=3, schedule=schedule)
+    federation.peers["b"].rounds = 1
+    for name in AB:
+        federation.update(name)
+    federation.feed("a", events.Rejected("c", "garbage"))
+    federation.peers["c"].version = Version(0, 0)
+    assert federation.peers["a"].ready

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,28 @@ def test_results_that_cant_be_read_are_none(tmp_path: Path) -> None:
         assert rundir.read_results(path) is None
     path.write_text('{"a": 1}')
     assert rundir.read_results(path) == {"a": 1}
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    held = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with held:
+        assert held.stdout is not None
+        held.stdout.readline()
+        with pytest.raises(RunFolderError, match="in use"):
+            rundir.lock(tmp_path / "run")
+        held.communicate(b"")
+    rundir.lock(tmp_path / "run")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from bt import rundir
+rundir.lock(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""

@@ -120,14 +120,14 @@ def test_crops_are_windows_of_slices_and_their_classes() -> None:
             seen.append(x)
             return super().forward(x)
 
-    _, classes = discs(22)
+    classes = np.tile(discs(22)[1], (1, 3, 3))  # 96 x 96
     aligned = Slices(classes.astype(np.float32)[:, None], classes)  # an image says its class
-    learner = trainer(Watched(1, 3, 1), slices=aligned, config=replace(CONFIG, crop=0.5))
+    learner = trainer(Watched(1, 3, 1), slices=aligned, config=CONFIG)
     compared = []
     learner.loss.register_forward_pre_hook(lambda loss, given: compared.append(given[1]))
     seen.clear()
     learner.fit(2, 0, never)
-    assert {tuple(x.shape[2:]) for x in seen} == {(16, 16)}
+    assert {tuple(x.shape[2:]) for x in seen} == {(64, 64)}  # three quarters, rounded
     for x, y in zip(seen, compared, strict=True):
         assert torch.equal(x[:, 0], y.float())
     assert len({tuple(x[0, 0].flatten().tolist()) for x in seen}) > 1

@@ -35,6 +35,7 @@ class PeerGone(TransportError):
     def __init__(self, peer: str, reason: str = "not reachable") -> None:
         super().__init__(f"peer {peer}: {reason}")
         self.peer = peer
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

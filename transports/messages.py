@@ -24,6 +24,7 @@ from transports.schema import FloatRun, Schema, SchemaError, shown
 
 PROTOCOL = 1
 STATES = ("training", "done", "finished", "leaving")
+MAX_VERSION = 2**31 - 1  # of either part: no peer ever gets there
 _MAX_INTEGER = 2**53 - 1  # the largest every JSON reader holds exactly
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -334,6 +335,8 @@ def _check_version(name: str, value: object) -> None:
         raise Malformed(f"{name} {shown(value)}: expected (incarnation, count)")
     for part in value:
         _check_integer(name, part)
+        if part > MAX_VERSION:
+            raise Malformed(f"{name} {shown(value)}: expected at most {MAX_VERSION}")
 
 
 def _check_samples(value: object, limits: Limits) -> None:

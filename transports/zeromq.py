@@ -297,7 +297,8 @@ class ZeroMQTransport:
     def _hear(self, sender: str, port: bytes) -> None:
         """A hello: `sender` publishes at this port of the host we know it by."""
         address = self._addresses.get(sender)
-        if isinstance(address, Tcp) and port.isdigit() and 0 < int(port) < 65536:
+        short = len(port) <= 5  # int() refuses thousands of digits
+        if isinstance(address, Tcp) and short and port.isdigit() and 0 < int(port) < 65536:
             self._subscribe(sender, Tcp(address.host, int(port)))
 
     def _check_open(self) -> None:

@@ -82,7 +82,10 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"{path}: not readable: {exc}") from exc
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
-    return [{k: (v or "").strip() for k, v in row.items() if k is not None} for row in rows]
+    try:
+        return [{k: (v or "").strip() for k, v in row.items() if k is not None} for row in rows]
+    except csv.Error as exc:
+        raise DataError(f"{path}: not readable: {exc}") from exc
 
 
 def _anat(root: Path, suffix: str) -> Iterator[Path]:

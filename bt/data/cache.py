@@ -92,10 +92,12 @@ def _key(scan: Scan, labels: LabelTable | None, spacing_mm: float | None) -> str
         digest.update(b"/")
         if path is not None:
             try:
+                if not path.is_file():  # a pipe or a device would be read for ever
+                    raise ScanError(f"{path}: missing")
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
-            except OSError as exc:
-                raise ScanError(f"{path}: {exc.strerror or exc}") from exc
+            except (OSError, ValueError) as exc:
+                raise ScanError(f"{path}: {exc}") from exc
     return digest.hexdigest()[:40]
 
 

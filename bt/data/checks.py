@@ -21,7 +21,8 @@ UNREADABLE = (
     OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError,
     zlib.error, ImageFileError, HeaderDataError, WrapStructError,
 )  # fmt: skip
-LARGEST_SCAN = 1 << 30  # voxels; a header may claim anything
+LARGEST_SCAN = 1 << 28  # voxels; a header may claim anything
+LONGEST_AXIS = 4096  # voxels
 ABSURD = 1e30  # no intensity is as large as this
 SAME_PLACE_MM = 0.1  # corners of an image and its label map may differ by this much
 
@@ -135,7 +136,7 @@ def _three_dimensional(path: Path, shape: tuple[int, ...]) -> tuple[int, int, in
         raise ScanError(f"{path}: {len(shape)}-D ({_by(shape)}), expected one 3-D volume")
     if 0 in shape:
         raise ScanError(f"{path}: empty, {_by(shape)} voxels")
-    if shape[0] * shape[1] * shape[2] > LARGEST_SCAN:
+    if max(shape) > LONGEST_AXIS or shape[0] * shape[1] * shape[2] > LARGEST_SCAN:
         raise ScanError(f"{path}: claims {_by(shape)} voxels, more than a scan has")
     return shape[0], shape[1], shape[2]
 

@@ -22,7 +22,7 @@ def find(root: Path) -> tuple[list[Scan], LabelTable] | None:
         return None
     try:
         stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise DataError(f"{path}: not readable as JSON: {exc}") from exc
     if not isinstance(stated, dict) or "labels" not in stated:
         return None

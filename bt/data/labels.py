@@ -43,6 +43,9 @@ class LabelTable:
     ranges: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
+        for name in self.structures:
+            if not name.isprintable():
+                raise LabelError(f"label table {self.name!a}: structure {name!a} can't be printed")
         if not 2 <= len(self.structures) <= 256:
             raise LabelError(
                 f"label table {self.name}: {len(self.structures)} classes, expected 2 to 256"

@@ -57,6 +57,9 @@ def find_scans(root: Path) -> Cohort:
         scans = tuple(sorted(found[0], key=lambda scan: scan.id))
         if not scans:
             raise DataError(f"{root}: looks like {layout} but lists no scan")
+        for scan in scans:
+            if not scan.id.isprintable():
+                raise DataError(f"{root}: rename {scan.id!a}: its name can't be printed")
         _refuse_twins(root, scans)
         return Cohort(root, layout, scans, found[1] or _table_by_looking(root, scans))
     raise DataError(f"{root}: no scans found; looked for {LOOKED_FOR}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bt.data.checks import (
     LARGEST_SCAN,
+    LONGEST_AXIS,
     Grid,
     ScanError,
     check_same_grid,
@@ -31,6 +32,7 @@ Classes = NDArray[np.uint8]
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
+SMALLEST_RANGE = 1e-30  # of intensities; less is a scan of nothing
 BRIGHTEST = 1.5  # normalised intensities are cut here: vessels, eyes, spikes
 
 
@@ -99,7 +101,7 @@ def normalise(image: NDArray[Any]) -> Image:
     bright = float(np.percentile(tissue, 98)) if tissue.size else brightest
     scaled = image.astype(np.float32)
     scaled -= np.float32(darkest)
-    scaled *= np.float32(1 / (bright - darkest))
+    scaled *= np.float32(1 / max(bright - darkest, SMALLEST_RANGE))
     return np.clip(scaled, 0.0, BRIGHTEST, out=scaled)
 
 
@@ -170,5 +172,7 @@ def _to_spacing(scan: Scan, grid: Grid, spacing: Spacing) -> Matrices:
     for n, old, new in zip(_ras_shape(grid), _ras_spacing(grid), spacing, strict=True):
         ratio = new / old
         n_new = n if same_spacing(ratio) else max(1, round(n / ratio))
+        if n_new > LONGEST_AXIS:
+            raise ScanError(f"{scan.image}: {n_new} voxels along one axis at {new:g} mm")
         found.append(interpolation(n, n_new, ratio))
     return found
