@@ -77,7 +77,7 @@ def test_a_file_never_decides_which_code_runs(
     mine = build(ModelConfig(f"{__name__}:Pixelwise", 2), LABELS.classes, seed=0)
     weights, description = FlatWeights.of(mine), describe(CONFIG, LABELS)
     description["model"] = {"name": "sneaky:factory", "filters": 2}
-    with pytest.raises(BadModelFile, match="sneaky:factory.*--model"):
+    with pytest.raises(BadModelFile, match=r"sneaky:factory.*--model"):
         restore(weights, description)
     restore(weights, description, factory=f"{__name__}:Pixelwise")  # the user's word counts
     assert "sneaky" not in sys.modules
