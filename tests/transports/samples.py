@@ -46,7 +46,7 @@ MESSAGES = [
     Ping("site-a"),
     Version("a.b_c", (1, 7), 0, HASH, "training"),
     Version("a.b_c", (1, 7), 12, HASH, "done", seen=(0, 5)),
-    Pull("7", (0, 2**53 - 1)),
+    Pull("7", (0, 2**31 - 1)),
     Pull("site-a", None),
     weights(),
 ]
