@@ -13,12 +13,13 @@ from pathlib import Path
 from rich.console import Console
 
 from bt import rundir
-from bt.config import Config
+from bt.config import Config, to_toml
 from bt.console import Progress, print_paths, print_results
 from bt.data.labels import LabelTable
 from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan
 from bt.federation import split_of
+from bt.modelfile import write_atomic
 from bt.node import Node, load_usable, make_trainer
 from bt.trainer import SegmentationTrainer
 from launchers import lifeline
@@ -54,7 +55,9 @@ def own_scans(
     cohort = find_scans(Path(config.data.path))
     kept = tuple(scan for scan in cohort.scans if scan.id not in config.data.exclude)
     found = split_of(replace(config, federation=federation), replace(cohort, scans=kept))
-    return cohort.labels, found.peers[number - 1], found.test
+    # Without a part all scans are this peer's, and one without a label map must be named.
+    unlabelled = [scan for scan in kept if scan.label_map is None and part is None]
+    return cohort.labels, (*found.peers[number - 1], *unlabelled), found.test
 
 
 def build_trainer(
@@ -90,6 +93,8 @@ def run(
     """
     launched = lifeline.held()
     rundir.lock(out)
+    if not launched:  # a launcher keeps the config of its run
+        write_atomic(out / "config.toml", to_toml(config).encode())
     trainer, labels = build_trainer(config, name, part, console)
     node = Node(name, others, out, config, labels)
     with stopping(node), following(console, {name: out}, config.federation.rounds):
