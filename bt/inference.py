@@ -75,8 +75,11 @@ def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
     source = nib.load(scan)
     if isinstance(source, nib.Nifti1Image):  # same codes, or a viewer may not overlay them
         for get, put in (("get_qform", "set_qform"), ("get_sform", "set_sform")):
-            affine, code = getattr(source, get)(coded=True)
-            getattr(image, put)(affine, int(code))
+            try:
+                affine, code = getattr(source, get)(coded=True)
+                getattr(image, put)(affine, int(code))
+            except (ValueError, ArithmeticError):
+                continue  # a broken form of the scan; the one nibabel placed it by is kept
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".partial-{out.name}")
     try:

@@ -9,6 +9,8 @@ from typing import Any
 from bt.data.labels import LabelError, LabelTable, table_of_names
 from bt.data.scan import DataError, Scan, strip_nifti
 
+ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
+
 
 def find(root: Path) -> tuple[list[Scan], LabelTable] | None:
     """Scans and labels of a folder with a `dataset.json`; None where there is none.
@@ -35,7 +37,9 @@ def _scans(root: Path, stated: dict[str, Any]) -> list[Scan]:
     if isinstance(listed, list) and all(isinstance(pair, dict) for pair in listed):
         pairs = [(root / str(p.get("image")), root / str(p.get("label"))) for p in listed]
         return [_scan(image, label_map, None) for image, label_map in pairs]
-    ending = str(stated.get("file_ending", ".nii.gz"))
+    ending = stated.get("file_ending", ".nii.gz")
+    if ending not in ENDINGS:
+        raise DataError(f"{root}/dataset.json: file_ending {ending!a}: use {', '.join(ENDINGS)}")
     scans = []
     for folder, split in (("Tr", "train"), ("Ts", "test")):
         for label_map in sorted((root / f"labels{folder}").glob(f"[!.]*{ending}")):

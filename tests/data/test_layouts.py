@@ -194,3 +194,11 @@ def test_the_real_cohorts(shared: Path) -> None:
     assert (brains.layout, len(brains.scans)) == ("BIDS", 16)
     assert brains.labels is known_table("freesurfer")
     assert float(brains.scans[0].covariates["ventricle_ml"]) == 42.6
+
+
+@pytest.mark.parametrize("ending", ["**.nii", "/../*", 3, ["x"]])
+def test_a_file_ending_that_is_no_ending_is_refused(tmp_path: Path, ending: object) -> None:
+    stated = {"labels": {"background": 0, "x": 1}, "file_ending": ending}
+    (tmp_path / "dataset.json").write_text(json.dumps(stated))
+    with pytest.raises(DataError, match="file_ending"):
+        find_scans(tmp_path)
