@@ -40,7 +40,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The Merge instruction for `peer` was carried out; `refused` says why if it was not."""
+    """All of the model of `peer` was merged; `refused` says why if a Merge was not carried out."""
 
     peer: str
     refused: str | None = None
@@ -49,6 +49,13 @@ class Merged:
 @dataclass(frozen=True, slots=True)
 class Trained:
     """The Train instruction was carried out; its weights are the snapshot to serve from now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The Persist instruction was carried out; the image of the snapshot has this digest."""
+
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Leave:
     """This peer is asked to stop before it is done."""
 
 
-Event = RoundDue | Received | PeerGone | Rejected | Merged | Trained | Tick | Leave
+Event = RoundDue | Received | PeerGone | Rejected | Merged | Trained | Persisted | Tick | Leave
 
 
 # Instructions ---------------------------------------------------------------------------------
@@ -75,9 +82,9 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Send the weights of the last finished model to one peer."""
+    """Answer a Pull with Weights."""
 
-    to: str
+    pull: messages.Pull
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +96,20 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Fold a model into this round's running mean, which starts from one's own model.
+    """Fold a range of a peer's model into this round's running mean, which starts from one's own.
 
-    `own_samples` 0: one's own weights are still random and stay out.
+    Ranges come in order. `announced` is what the peer said of this model. `own_samples` 0: one's
+    own weights are still random and stay out.
     """
 
     weights: messages.Weights
+    announced: messages.Version
     own_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartOver:
+    """A model was merged in part only: forget this round's running mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +141,4 @@ class Note:
     reason: str
 
 
-Instruction = Send | Serve | Publish | Merge | Train | Persist | Aggregate | Note
+Instruction = Send | Serve | Publish | Merge | StartOver | Train | Persist | Aggregate | Note

@@ -1,17 +1,19 @@
 """Merging models: a running weighted mean over flat weights (paper, section 2.2, step 4).
 
-Streaming: each incoming model is folded in and dropped, so memory does not grow with the number
-of peers. Floating-point values (batch-norm statistics too) are averaged; integer buffers stay
-the peer's own.
+Streaming: models come in ranges, from several peers at once, and every range is folded in and
+dropped as it arrives; memory grows neither with the number of peers nor with their size.
+Floating-point values (batch-norm statistics too) are averaged; integer buffers stay one's own.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Protocol
 
 import torch
 
-from bt.weights import FlatWeights
+from bt.transfer import GRAIN
+from bt.weights import FlatWeights, floats_in
 
 
 class MergeRule(Protocol):
@@ -20,41 +22,73 @@ class MergeRule(Protocol):
     def start(self, own: FlatWeights, samples: int) -> None:
         """Begin from one's own model; `samples` 0 leaves its floating-point values out."""
 
-    def add(self, other: FlatWeights, samples: int) -> None:
-        """Fold in another peer's model, trained on `samples` scans (at least 1)."""
+    def add(self, begin: int, data: memoryview, samples: int) -> None:
+        """Fold in bytes [begin, begin + len(data)) of the body of another peer's model, trained
+        on `samples` scans (at least 1). Every model is added whole, in any number of ranges."""
 
     def finish(self) -> FlatWeights:
         """The merged model. One's own if nothing was added."""
 
 
 class WeightedMean:
-    """sum_i (a_i / a) W^i with a = sum_i a_i, kept as a running mean in the models' own dtype."""
+    """sum_i (a_i / a) W^i with a = sum_i a_i, kept as a running mean in the models' own dtype.
+
+    Each grain of the body counts the samples in it, so models may arrive side by side.
+    """
 
     def __init__(self) -> None:
+        self._own: FlatWeights | None = None
         self._mean: FlatWeights | None = None
-        self._samples = 0
+        self._samples: list[int] = []  # by grain
+        self._own_samples = 0
 
     def start(self, own: FlatWeights, samples: int) -> None:
-        self._mean = own.copy()
-        self._samples = samples
+        self._own = own
+        self._own_samples = samples
+        self._mean = FlatWeights.empty(own.schema)
+        self._samples = [-1] * -(-own.schema.nbytes // GRAIN)  # -1: not even one's own
+        edge = 0
+        for _, begin, end in (*own.schema.float_runs, ("", own.schema.nbytes, 0)):
+            self._mean.buffer[edge:begin] = own.buffer[edge:begin]  # integers
+            edge = end
 
-    def add(self, other: FlatWeights, samples: int) -> None:
-        if self._mean is None:
+    def add(self, begin: int, data: memoryview, samples: int) -> None:
+        if self._own is None:
             raise RuntimeError("start() comes before add()")
-        if other.schema.hash != self._mean.schema.hash:
-            raise ValueError("models of different schemas can't be merged")
+        end, nbytes = begin + data.nbytes, self._own.schema.nbytes
+        if begin % GRAIN or (end % GRAIN and end != nbytes) or not 0 <= begin <= end <= nbytes:
+            raise ValueError(f"bytes {begin} to {end} are no range of a model of {nbytes}")
         if samples < 1:
             raise ValueError(f"a model trained on {samples} scans has no weight")
-        self._samples += samples
-        share = samples / self._samples
-        for mean, value in zip(self._mean.float_runs(), other.float_runs(), strict=True):
+        grains = range(begin // GRAIN, -(-end // GRAIN))
+        for before, group in groupby(grains, key=self._samples.__getitem__):
+            same = list(group)
+            first, until = same[0] * GRAIN, min((same[-1] + 1) * GRAIN, end)
+            self._fold(first, data[first - begin : until - begin], before, samples)
+            total = (self._own_samples if before < 0 else before) + samples
+            self._samples[same[0] : same[-1] + 1] = [total] * len(same)
+
+    def _fold(self, begin: int, data: memoryview, before: int, samples: int) -> None:
+        """Into a stretch that holds `before` samples so far."""
+        assert self._own is not None
+        assert self._mean is not None
+        end = begin + data.nbytes
+        present = self._own if before < 0 else self._mean
+        share = samples / (samples + (self._own_samples if before < 0 else before))
+        for mine, mean, theirs in zip(
+            present.floats(begin, end),
+            self._mean.floats(begin, end),
+            floats_in(self._own.schema, begin, data),
+            strict=True,
+        ):
             if share == 1.0:
-                mean.copy_(value)  # whatever stood there (random weights) must not leak in
+                mean.values.copy_(theirs.values)  # random weights must not leak in
             else:
-                torch.lerp(mean, value, share, out=mean)
+                torch.lerp(mine.values, theirs.values, share, out=mean.values)
 
     def finish(self) -> FlatWeights:
-        if self._mean is None:
+        if self._own is None or self._mean is None:
             raise RuntimeError("start() comes before finish()")
-        merged, self._mean = self._mean, None
+        merged = self._own.copy() if max(self._samples, default=-1) < 0 else self._mean
+        self._own = self._mean = None
         return merged

@@ -18,17 +18,17 @@ from bt.data.volumes import Volume
 from bt.eventlog import EventLog
 from bt.modelfile import write_atomic, write_model
 from bt.models import build, describe
-from bt.protocol import Peer, Timing
+from bt.others import Timing
+from bt.protocol import Peer
 from bt.runner import Outcome, Runner
 from bt.schedule import Async, Schedule, Sequential
 from bt.trainer import SegmentationTrainer, Trainer
+from bt.transfer import LARGEST_RANGE
 from bt.weights import FlatWeights
+from transports import image
 from transports.base import Transport
 from transports.messages import Limits
 
-# A message is the model and a header; schemas are compared before weights move, so twice the
-# model is room enough for any header and refuses everything else unread.
-_HEADROOM = 2
 _SMALL_MESSAGE_BYTES = 1 << 20
 
 
@@ -81,8 +81,8 @@ def make_schedule(config: Config, names: Sequence[str]) -> Schedule:
 
 
 def message_limit(weights: FlatWeights) -> int:
-    """The largest message a peer with this model accepts, in bytes."""
-    return _HEADROOM * weights.schema.nbytes + _SMALL_MESSAGE_BYTES
+    """The largest message a peer with this model accepts, in bytes: a range of its image."""
+    return image.header_bytes(weights.schema) + LARGEST_RANGE + _SMALL_MESSAGE_BYTES
 
 
 class Node:
@@ -121,6 +121,8 @@ class Node:
             samples=trainer.samples,
             schema=weights.schema.hash,
             rounds=federation.rounds,
+            image_bytes=image.nbytes(weights.schema),
+            header_bytes=image.header_bytes(weights.schema),
             schedule=make_schedule(self._config, (self.name, *self.others)),
             timing=Timing(ping_s=federation.ping_timeout_s, pull_s=federation.pull_timeout_s),
             # One after the other where runs must repeat exactly: sums depend on their order.

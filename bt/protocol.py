@@ -4,12 +4,13 @@ No sockets, clock, threads or tensors in here: the runner brings events with the
 happened, and carries out the instructions. A round of this peer goes
 
     RoundDue -> Ping everybody -> Version replies -> Pull from those that are newer
-             -> Merge each as it comes -> Train -> version + 1 -> Persist -> Publish
+             -> Merge each range as it comes -> Train -> version + 1 -> Persist -> Publish
 
 and at any moment, training or not, pings and pulls of others are answered from the last
 finished model. A peer that is silent costs a round one deadline, and nothing once it is known
-to be gone. After its last round a peer serves on until all are done or gone, forms the
-aggregated model, and leaves when nobody needs it any more.
+to be gone. If one fails while its model comes in, the round's merge starts over without it:
+what is merged are always whole models. After its last round a peer serves on until all are done
+or gone, forms the aggregated model, and leaves when nobody needs it any more.
 """
 
 from __future__ import annotations
@@ -28,21 +29,26 @@ from bt.events import (
     Note,
     PeerGone,
     Persist,
+    Persisted,
     Publish,
     Received,
     Rejected,
     RoundDue,
     Send,
     Serve,
+    StartOver,
     Tick,
     Train,
     Trained,
 )
+from bt.others import Other, Timing
 from bt.schedule import Async, Schedule
+from bt.transfer import Gone, Transfer
 from bt.versions import NEVER_TRAINED, Version, VersionVector
 from transports import messages
 
 MOST_LOSSES = 16  # incarnations a peer may be behind what others know of it
+LEFT = "left"
 
 
 class Phase(StrEnum):
@@ -52,29 +58,6 @@ class Phase(StrEnum):
     PINGING = "pinging"
     PULLING = "pulling"
     TRAINING = "training"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long to wait, in seconds."""
-
-    ping_s: float = 5.0  # a peer that is silent this long is gone
-    retry_s: float = 0.5  # between two pings to a peer that has not answered
-    pull_s: float = 60.0  # a peer that sends no weights this long is skipped
-    heartbeat_s: float = 1.0  # between pings while waiting for the others
-    patience_s: float = 3600.0  # at the end, for a peer that lives but makes no progress
-    set_aside_s: float = 30.0  # first pause for a peer that sent something invalid; doubles
-
-
-@dataclass
-class _Other:
-    """What this peer knows of another one."""
-
-    known: messages.Version | None = None  # the newest version message heard
-    moved_at: float = float("-inf")  # when its version or state last changed
-    gone: bool = False
-    strikes: int = 0
-    aside_until: float = float("-inf")
 
 
 @dataclass
@@ -90,11 +73,14 @@ class Peer:
     samples: int
     schema: str
     rounds: int
+    image_bytes: int  # of every peer's model,
+    header_bytes: int  # of which so many come before the body
     schedule: Schedule = field(default_factory=Async)
-    timing: Timing = Timing()
+    timing: Timing = field(default_factory=Timing)
     pulls_at_once: int = 2
 
     version: Version = field(default=NEVER_TRAINED, init=False)
+    digest: str | None = field(default=None, init=False)  # of the image that is served
     vector: VersionVector = field(default_factory=dict, init=False)
     deadline: float | None = field(default=None, init=False)  # when a Tick is needed
     phase: Phase = field(default=Phase.IDLE, init=False)
@@ -102,19 +88,19 @@ class Peer:
     finished: bool = field(default=False, init=False)  # nobody needs this peer any more
 
     def __post_init__(self) -> None:
-        self._others = {name: _Other() for name in sorted(self.others)}
+        self._others = {name: Other() for name in sorted(self.others)}
         self._awaited: dict[str, float] = {}  # pinged, no answer yet -> deadline
         self._retry_at = float("-inf")
         self._to_pull: list[str] = []
-        self._pulling: dict[str, float] = {}  # peer -> deadline
-        self._merging: dict[str, Version] = {}  # handed to Merge, not yet confirmed
+        self._pulling: dict[str, Transfer] = {}
+        self._merging: dict[str, Version] = {}  # all handed to Merge, not yet confirmed
         self._merged: VersionVector = {}
         self._aggregating = False
         self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
         self._now = self._done_at = 0.0
 
     def resume(self, version: Version, vector: VersionVector) -> None:
-        """Go on from a checkpoint; before the first event."""
+        """Go on from a checkpoint; before the first event, and before `digest` is set."""
         self.version = version
         self.vector = dict(vector)
         if version.count >= self.rounds:
@@ -146,7 +132,13 @@ class Peer:
 
     def announcement(self) -> messages.Version:
         """What this peer tells of itself."""
-        return messages.Version(self.me, self.version, self.samples, self.schema, self.state)
+        return messages.Version(
+            self.me, self.version, self.samples, self.schema, self.state, self.digest
+        )
+
+    def answer(self, to: str) -> messages.Version:
+        """Version, and which of `to`'s models was merged: a peer that lost its disk learns it."""
+        return replace(self.announcement(), seen=self.vector.get(to))
 
     # The only mutator -------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -166,6 +158,9 @@ class Peer:
                 self._confirm_merge(peer, refused, now, out)
             case Trained():
                 self._finish_training(out)
+            case Persisted(digest):
+                self.digest = digest if self.version.count else None  # random weights are nobody's
+                out.append(Publish(self.announcement()))
             case Leave():
                 self.state = "leaving"
                 out.append(Publish(self.announcement()))
@@ -179,6 +174,8 @@ class Peer:
         if not self.ready:
             raise RuntimeError("a round is due only when the peer is ready")
         self._merged = {}
+        for other in self._others.values():
+            other.failures = 0
         if self.schedule.merges(self):
             self.phase = Phase.PINGING
             self._ping_all(now, out)
@@ -189,25 +186,20 @@ class Peer:
         sender = message.sender
         other = self._others[sender]
         other.gone = False
+        other.heard_at = now
         self._awaited.pop(sender, None)
         match message:
             case messages.Ping():
-                out.append(Send(sender, self._answer(sender)))
-            case messages.Pull(have=have):
-                news = have is None or self.version > have
-                serve = self.version.count > 0 and news
-                out.append(Serve(sender) if serve else Send(sender, self._answer(sender)))
+                out.append(Send(sender, self.answer(sender)))
+            case messages.Pull():
+                out.append(Serve(message))
             case messages.Version():
                 self._learn(other, message, now, out)
             case messages.Weights():
                 self._take(message, now, out)
 
-    def _answer(self, to: str) -> messages.Version:
-        """Version, and which of `to`'s models was merged: a peer that lost its disk learns it."""
-        return replace(self.announcement(), seen=self.vector.get(to))
-
     def _learn(
-        self, other: _Other, message: messages.Version, now: float, out: list[Instruction]
+        self, other: Other, message: messages.Version, now: float, out: list[Instruction]
     ) -> None:
         sender = message.sender
         if message.schema != self.schema:
@@ -225,9 +217,7 @@ class Peer:
                 other.moved_at = now
             other.known = message
         if message.state == "leaving":
-            self._lost(sender, "left", now, out)
-        elif sender in self._pulling and not self._has_news(sender, now):
-            del self._pulling[sender]
+            self._lost(sender, LEFT, now, out)
 
     def _reincarnate(self, sender: str, seen: Version, now: float, out: list[Instruction]) -> None:
         """`sender` merged a newer model of ours than we have: our state was lost.
@@ -240,39 +230,59 @@ class Peer:
             return
         self._told_of_loss.add(sender)
         self.version = Version(seen.incarnation + 1, self.version.count)
+        self.digest = None  # until it is served under its new version
         out.append(Persist())
 
     def _take(self, message: messages.Weights, now: float, out: list[Instruction]) -> None:
         sender = message.sender
-        if sender not in self._pulling:
+        transfer = self._pulling.get(sender)
+        if transfer is None:
             return  # too late, or never asked for
-        del self._pulling[sender]
-        version = Version(*message.version)
-        merged = self.vector.get(sender, NEVER_TRAINED)
-        if version < merged or version.count == 0 or (version == merged and not self._aggregating):
-            self._set_aside(sender, f"sent version {version}, which is not news", now, out)
+        try:
+            if not transfer.take(message, now):
+                return
+        except Gone:
+            self._others[sender].failures += 1
+            self._to_pull.append(sender)  # it may have something newer
+            self._drop_pull(sender, out)
             return
-        self._merging[sender] = version
-        out.append(Merge(message, self.samples if self.version.count else 0))
+        if transfer.done:
+            self._merging[sender] = Version(*transfer.announced.version)
+            del self._pulling[sender]
+        own_samples = self.samples if self.version.count else 0
+        out.append(Merge(message, transfer.announced, own_samples))
+
+    def _drop_pull(self, peer: str, out: list[Instruction]) -> None:
+        """Nothing more comes from `peer` in this round; what came is taken back."""
+        transfer = self._pulling.pop(peer, None)
+        in_part = transfer is not None and transfer.arrived > 0
+        if not in_part and self._merging.pop(peer, None) is None:
+            return
+        self._to_pull = sorted({*self._to_pull, *self._pulling, *self._merging, *self._merged})
+        self._merged, self._merging, self._pulling = {}, {}, {}
+        out.append(StartOver())
 
     def _confirm_merge(
         self, peer: str, refused: str | None, now: float, out: list[Instruction]
     ) -> None:
-        version = self._merging.pop(peer)
-        if refused is None:
-            self._merged[peer] = version
-            self._others[peer].strikes = 0
-        else:
+        if refused is not None:
             self._set_aside(peer, refused, now, out)
+        elif peer in self._merging:
+            self._merged[peer] = self._merging.pop(peer)
+            self._others[peer].strikes = 0
 
     def _lost(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
         other = self._others[peer]
+        # A peer never heard of may still be starting, and a link in the middle of a model may come
+        # back: they get until the deadline.
         starting = other.known is None and now < self._awaited.get(peer, now)
-        if other.gone or starting:
-            return  # a peer never heard of may still be starting: it gets until the deadline
+        transfer = self._pulling.get(peer)
+        halting = transfer is not None and now < transfer.progress_at + self.timing.ping_s
+        if other.gone or starting or (halting and reason != LEFT):
+            return
         other.gone = True
         self._awaited.pop(peer, None)
-        self._pulling.pop(peer, None)
+        self._drop_pull(peer, out)
         out.append(Note("gone", peer, reason))
 
     def _set_aside(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
@@ -280,7 +290,7 @@ class Peer:
         other.aside_until = now + self.timing.set_aside_s * 2.0 ** min(other.strikes, 7)
         other.strikes += 1
         self._awaited.pop(peer, None)
-        self._pulling.pop(peer, None)
+        self._drop_pull(peer, out)
         out.append(Note("reject", peer, reason))
 
     def _finish_training(self, out: list[Instruction]) -> None:
@@ -289,11 +299,12 @@ class Peer:
         self.vector.update(self._merged)
         self._merged = {}
         self.version = self.version.next()
+        self.digest = None
         self.phase = Phase.IDLE
         if self.version.count >= self.rounds:
             self.state = "done"
             self._done_at = self._now
-        out += [Persist(), Publish(self.announcement())]
+        out.append(Persist())  # and announced once it is on disk
 
     # What follows -----------------------------------------------------------------------------
     def _advance(self, now: float, out: list[Instruction]) -> None:
@@ -318,14 +329,25 @@ class Peer:
         self._to_pull = [peer for peer in self._others if self._has_news(peer, now)]
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
-        for peer in [peer for peer, until in self._pulling.items() if now >= until]:
-            self._set_aside(peer, f"sent no weights for {self.timing.pull_s:g} s", now, out)
-        while self._to_pull and len(self._pulling) + len(self._merging) < self.pulls_at_once:
+        for peer, transfer in list(self._pulling.items()):
+            heard_at = max(self._others[peer].heard_at, transfer.progress_at)
+            if now >= heard_at + self.timing.ping_s:
+                self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
+            elif now >= transfer.progress_at + self.timing.pull_s:
+                reason = f"sent no weights for {self.timing.pull_s:g} s"
+                self._set_aside(peer, reason, now, out)
+            elif now >= max(transfer.progress_at, transfer.asked_at) + self.timing.stall_s:
+                transfer.rewind(now)
+        while self._to_pull and len(self._pulling) < self.pulls_at_once:
             peer = self._to_pull.pop(0)
             if self._has_news(peer, now):
-                have = None if self._aggregating else self.vector.get(peer, NEVER_TRAINED)
-                self._pulling[peer] = now + self.timing.pull_s
-                out.append(Send(peer, messages.Pull(self.me, have)))
+                other = self._others[peer]
+                assert other.known is not None
+                self._pulling[peer] = Transfer(
+                    self.me, other.known, self.image_bytes, self.header_bytes, other.link, now
+                )
+        for peer, transfer in self._pulling.items():
+            out += [Send(peer, pull) for pull in transfer.ask(now)]
         if self._pulling and now >= self._retry_at:
             self._ping(list(self._pulling), now, out)  # a dead one is noticed by the transport
         if self._to_pull or self._pulling or self._merging:
@@ -362,13 +384,8 @@ class Peer:
 
     def _has_news(self, peer: str, now: float) -> bool:
         """Whether `peer` has weights that are wanted now."""
-        other = self._others[peer]
-        if other.gone or now < other.aside_until or other.known is None:
-            return False
-        version = Version(*other.known.version)
-        if self._aggregating:
-            return version.count > 0
-        return version > self.vector.get(peer, NEVER_TRAINED)
+        merged = NEVER_TRAINED if self._aggregating else self.vector.get(peer, NEVER_TRAINED)
+        return self._others[peer].has_newer_than(merged, now)
 
     def _ping_all(self, now: float, out: list[Instruction]) -> None:
         """Ping everybody; wait for those not known to be gone, up to one deadline."""
@@ -386,4 +403,4 @@ class Peer:
     def _next_deadline(self) -> float | None:
         if self.phase is Phase.TRAINING or self.ready or self.finished:
             return None
-        return min([self._retry_at, *self._pulling.values(), *self._awaited.values()])
+        return min([self._retry_at, *self._awaited.values()])

@@ -17,14 +17,16 @@ from typing import Any
 from bt import events
 from bt.checkpoint import Checkpoint, CheckpointFile
 from bt.eventlog import EventLog
+from bt.intake import Intake, Refused
 from bt.merge import MergeRule, WeightedMean
 from bt.modelfile import BadModelFile
 from bt.protocol import Peer
+from bt.shelf import Shelf
 from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.versions import NEVER_TRAINED, Version
 from bt.weights import FlatWeights
-from transports import messages
-from transports.base import Frame, PeerGone, Received, Transport
+from transports import image, messages
+from transports.base import PeerGone, Received, Transport
 
 _JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
@@ -78,13 +80,15 @@ class Runner:
         self._new_rule = rule
         self._clock = clock
         self._stop_reason: str | None = None
-        self._rule: MergeRule | None = None  # of the round going on
+        self._intake: Intake | None = None  # of the round going on
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
-        self._served: tuple[Frame, ...] = ()  # the snapshot, encoded once
+        self._served: FlatWeights | None = None  # the snapshot, once it is on the shelf
+        self._shelf = Shelf()
         self._job: Future[Any] | None = None
         self._job_done: Callable[[Any], None] = lambda result: None
         self._events: deque[events.Event] = deque()
-        self._asked_at: dict[str, float] = {}  # peer -> when its weights were asked for
+        self._pulled_at: dict[str, float] = {}  # peer -> when its weights were asked for
+        self._pinged: set[str] = set()  # who has not answered yet
         self._outcome = Outcome("finished", {}, self._snapshot)
         self._totals = self._outcome.totals
         for name in ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds"):
@@ -150,22 +154,17 @@ class Runner:
         size = sum(len(frame) for frame in received.frames)
         self._totals["bytes_in"] += size
         try:
-            message = messages.decode(
-                received.frames, limits=self._limits, schema=self._snapshot.schema
-            )
+            message = messages.decode(received.frames, limits=self._limits)
         except messages.MessageError as exc:
             self._feed(events.Rejected(sender, str(exc)))
             return
         if message.sender != sender:
             self._feed(events.Rejected(sender, f"claims to be {message.sender}"))
             return
-        match message:
-            case messages.Version():
-                version = str(Version(*message.version))
-                self._log.write("version", from_=sender, version=version, state=message.state)
-            case messages.Weights():
-                seconds = self._clock() - self._asked_at.pop(sender, self._clock())
-                self._log.write("weights", from_=sender, bytes=size, seconds=round(seconds, 4))
+        if isinstance(message, messages.Version):
+            self._pinged.discard(sender)
+            version = str(Version(*message.version))
+            self._log.write("version", from_=sender, version=version, state=message.state)
         self._feed(events.Received(message))
 
     def _feed(self, event: events.Event) -> None:
@@ -185,24 +184,19 @@ class Runner:
     def _carry_out(self, instruction: events.Instruction) -> None:
         match instruction:
             case events.Send(to, message):
-                self._send(to, messages.encode(message))
-                match message:
-                    case messages.Ping():
-                        self._log.write("ping", peer=to)
-                    case messages.Pull():
-                        self._asked_at[to] = self._clock()
-                        self._log.write("pull", peer=to)
-            case events.Serve(to):
-                if self._send(to, self._served):
-                    size = sum(len(frame) for frame in self._served)
-                    self._log.write("weights", peer=to, version=str(self.peer.version), bytes=size)
+                self._send(to, message)
+            case events.Serve(pull):
+                self._serve(pull)
             case events.Publish(message):
                 frames = messages.encode(message)
                 self._transport.publish(frames)
                 self._totals["bytes_out"] += sum(len(frame) for frame in frames)
-            case events.Merge(weights, own_samples):
-                self._merge(weights, own_samples)
-            case events.Train(update):
+            case events.Merge():
+                self._merge(instruction)
+            case events.StartOver():
+                self._intake = None
+            case events.Train(update, peers):
+                self._totals["merged"] += len(peers)
                 merged = self._finish_merge()
                 self._start(lambda: self._fine_tune(merged, update), self._keep_fit)
             case events.Persist():
@@ -214,50 +208,61 @@ class Runner:
             case events.Note(event, peer, reason):
                 self._log.write(event, peer=peer, reason=reason)
 
-    def _send(self, to: str, frames: tuple[Frame, ...]) -> bool:
+    def _send(self, to: str, message: messages.Message) -> bool:
+        frames = messages.encode(message)
         try:
             self._transport.send(to, frames)
         except PeerGone as exc:
             self._feed(events.PeerGone(to, exc.reason))
             return False
         self._totals["bytes_out"] += sum(len(frame) for frame in frames)
+        match message:
+            case messages.Ping() if to not in self._pinged:  # once, however often it is repeated
+                self._pinged.add(to)
+                self._log.write("ping", peer=to)
+            case messages.Pull(offset=0):
+                self._pulled_at[to] = self._clock()
+                self._log.write("pull", peer=to)
         return True
 
-    def _merge(self, weights: messages.Weights, own_samples: int) -> None:
-        if self._rule is None:
-            self._rule = self._new_rule()
-            self._rule.start(self._snapshot, own_samples)
-        incoming = FlatWeights.from_body(weights.schema, weights.body)
-        self._rule.add(incoming, weights.samples)
-        self._totals["merged"] += self.peer.state == "training"
-        self._log.write(
-            "merge",
-            from_=weights.sender,
-            version=str(Version(*weights.version)),
-            samples=weights.samples,
-        )
-        self._feed(events.Merged(weights.sender))
+    def _serve(self, pull: messages.Pull) -> None:
+        answer = self._shelf.read(pull, self.peer.me, self._clock())
+        if not answer.data:
+            self._send(pull.sender, self.peer.answer(pull.sender))  # what there is instead
+        sent = self._send(pull.sender, answer)
+        size = image.nbytes(self._snapshot.schema)
+        if sent and answer.data and answer.offset + answer.data.nbytes == size:
+            version = self._shelf.version_of(pull.digest)
+            self._log.write("weights", peer=pull.sender, version=version, bytes=size)
+
+    def _merge(self, merge: events.Merge) -> None:
+        if self._intake is None:
+            self._intake = Intake(self._new_rule, self._snapshot, merge.own_samples)
+        announced, sender = merge.announced, merge.weights.sender
+        try:
+            if not self._intake.take(merge.weights, announced):
+                return
+        except Refused as exc:
+            self._feed(events.Merged(sender, refused=str(exc)))
+            return
+        seconds = round(self._clock() - self._pulled_at.pop(sender, self._clock()), 4)
+        size = image.nbytes(self._snapshot.schema)
+        self._log.write("weights", from_=sender, bytes=size, seconds=seconds)
+        version = str(Version(*announced.version))
+        self._log.write("merge", from_=sender, version=version, samples=announced.samples)
+        self._feed(events.Merged(sender))
 
     def _finish_merge(self) -> FlatWeights | None:
         """The round's merged model; None if nobody was merged."""
-        rule, self._rule = self._rule, None
-        merged = None if rule is None else rule.finish()
+        intake, self._intake = self._intake, None
+        merged = None if intake is None else intake.finish()
         if merged is not None and not merged.is_finite():  # each was; their sum overflowed
             self._log.write("reject", reason="the merged model is not finite: left out")
             return None
         return merged
 
     def _persist(self) -> None:
-        # Encoded under the very version that is written, before anybody hears of it.
-        self._served = messages.encode(
-            messages.Weights(
-                self.peer.me,
-                self.peer.version,
-                self.peer.samples,
-                self._snapshot.schema,
-                self._snapshot.body(),
-            )
-        )
+        """Write the snapshot to disk, then serve it."""
         started = self._clock()
         self._checkpoints.save(
             Checkpoint(
@@ -271,6 +276,17 @@ class Runner:
         )
         seconds = round(self._clock() - started, 4)
         self._log.write("persist", version=str(self.peer.version), seconds=seconds)
+        self._feed(events.Persisted(self._put_on_shelf()))
+
+    def _put_on_shelf(self) -> str:
+        """Serve the snapshot under the version it has now. Returns its digest."""
+        if self._served is self._snapshot:  # under another version: readers may be at it
+            self._snapshot = self._snapshot.copy()
+        peer, self._served = self.peer, self._snapshot
+        header = image.encode(
+            image.Model(peer.me, peer.version, peer.samples), self._snapshot.schema
+        )
+        return self._shelf.put(self._snapshot.image(header), str(peer.version))
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -286,11 +302,12 @@ class Runner:
                     f"{self._checkpoints.path} holds another network ({differing}); "
                     "choose another --out"
                 )
-            self.peer.resume(checkpoint.version, checkpoint.vector)
             self._totals.update(checkpoint.totals)
             self._snapshot = checkpoint.weights
             self._trainer.load(self._snapshot)
-            self._persist()
+            self.peer.resume(checkpoint.version, checkpoint.vector)
+            if self.peer.version.count:
+                self.peer.digest = self._put_on_shelf()
         self._log.write("start", version=str(self.peer.version), samples=self.peer.samples)
 
     # Jobs of the training thread --------------------------------------------------------------

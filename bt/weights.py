@@ -1,18 +1,19 @@
 """One model as ONE contiguous buffer plus its schema (names, dtypes, shapes, hash).
 
-The buffer is exactly the body of a safetensors file, so a model is published, sent, merged and
-saved without ever being taken apart: tensors are views of it.
+The buffer is exactly the body of a safetensors file, with room for the file's header in front: a
+model is published, sent, merged and saved without ever being taken apart. Tensors are views.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from transports import image
 from transports.schema import Schema, TensorSpec
 
 DTYPES: dict[str, torch.dtype] = {
@@ -32,6 +33,13 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 class UnsupportedTensor(ValueError):
     """A tensor whose dtype has no place on the wire."""
+
+
+class Floats(NamedTuple):
+    """A run of floating-point values of one dtype, and where in the body it begins (bytes)."""
+
+    begin: int
+    values: Tensor
 
 
 def schema_of(tensors: Mapping[str, Tensor]) -> Schema:
@@ -56,8 +64,9 @@ class FlatWeights:
 
     @classmethod
     def empty(cls, schema: Schema) -> Self:
-        """All zeros."""
-        return cls(schema, torch.zeros(schema.nbytes, dtype=torch.uint8))
+        """Whatever the memory holds, to be filled."""
+        room = torch.empty(image.nbytes(schema), dtype=torch.uint8)
+        return cls(schema, room[image.header_bytes(schema) :])
 
     @classmethod
     def of(cls, tensors: nn.Module | Mapping[str, Tensor]) -> Self:
@@ -71,11 +80,7 @@ class FlatWeights:
     @classmethod
     def from_body(cls, schema: Schema, body: memoryview | bytes) -> Self:
         """A view of `body` (no copy); nobody may write to it."""
-        if not schema.nbytes:
-            return cls.empty(schema)
-        with warnings.catch_warnings():  # torch has no read-only tensors and says so
-            warnings.filterwarnings("ignore", message="The given buffer is not writable")
-            return cls(schema, torch.frombuffer(body, dtype=torch.uint8))
+        return cls(schema, _as_tensor(body))
 
     def tensors(self) -> dict[str, Tensor]:
         """Views by name, in the schema's shapes."""
@@ -85,16 +90,14 @@ class FlatWeights:
             views[spec.name] = self.buffer[begin:end].view(DTYPES[spec.dtype]).view(spec.shape)
         return views
 
-    def float_runs(self) -> list[Tensor]:
-        """Flat views that together cover every floating-point value: what merging works on."""
-        return [
-            self.buffer[begin:end].view(DTYPES[dtype])
-            for dtype, begin, end in self.schema.float_runs
-        ]
+    def floats(self, begin: int = 0, end: int | None = None) -> Iterator[Floats]:
+        """The floating-point values in bytes [begin, end) of the body: what merging works on."""
+        end = self.schema.nbytes if end is None else end
+        return floats_in(self.schema, begin, self.buffer[begin:end])
 
     def is_finite(self) -> bool:
         """Whether no value is NaN or infinite."""
-        return all(bool(torch.isfinite(run).all()) for run in self.float_runs())
+        return all(is_finite(values) for _, values in self.floats())
 
     def load_into(self, module: nn.Module) -> None:
         """Copy into `module`'s parameters and buffers, whatever their device and layout."""
@@ -107,6 +110,53 @@ class FlatWeights:
         """The bytes, without a copy."""
         return self.buffer.numpy().data
 
+    def image(self, header: bytes) -> memoryview:
+        """The whole file: `header` is written into the room in front of the body. No copy.
+
+        For buffers made by `empty`, `of` and `copy`; ValueError for any other.
+        """
+        room = self.buffer.storage_offset()
+        whole = torch.empty(0, dtype=torch.uint8)
+        whole.set_(self.buffer.untyped_storage())
+        if room != len(header) or whole.numel() != room + self.schema.nbytes:
+            raise ValueError(f"no room for a header of {len(header)} bytes")
+        view: memoryview = whole.numpy().data
+        view[:room] = header
+        return view.toreadonly()
+
     def copy(self) -> FlatWeights:
         """A copy with a buffer of its own."""
-        return FlatWeights(self.schema, self.buffer.clone())
+        copied = FlatWeights.empty(self.schema)
+        copied.buffer.copy_(self.buffer)
+        return copied
+
+
+def floats_in(schema: Schema, begin: int, data: Tensor | memoryview) -> Iterator[Floats]:
+    """The floating-point values among bytes [begin, begin + len(data)) of the body, as views.
+
+    A range must not cut through a value: ValueError.
+    """
+    values = data if isinstance(data, Tensor) else _as_tensor(data)
+    end = begin + values.numel()
+    for dtype, run_begin, run_end in schema.float_runs:
+        first, last = max(begin, run_begin), min(end, run_end)
+        if first < last:
+            width = DTYPES[dtype].itemsize
+            if (first - run_begin) % width or (last - run_begin) % width:
+                raise ValueError(f"bytes {first} to {last} cut through a value")
+            yield Floats(first, values[first - begin : last - begin].view(DTYPES[dtype]))
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    # A sum is finite only if every value is, and costs one pass without temporaries; that of
+    # finite values may overflow, so only the other answer needs a second look.
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def _as_tensor(data: memoryview | bytes) -> Tensor:
+    if not len(data):
+        return torch.empty(0, dtype=torch.uint8)
+    with warnings.catch_warnings():  # torch has no read-only tensors and says so
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(data, dtype=torch.uint8)

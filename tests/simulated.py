@@ -8,11 +8,20 @@ from bt import events
 from bt.protocol import Peer
 from bt.schedule import Async, Schedule
 from bt.versions import NEVER_TRAINED, Version
+from bt.shelf import digest_of
+from bt.transfer import GRAIN
 from transports import messages
 from transports.schema import Schema, TensorSpec
 
 SCHEMA = Schema.of([TensorSpec("w", "F32", (1,))])
-BODY = memoryview(bytes(4))
+HEADER_BYTES = 64
+IMAGE_BYTES = HEADER_BYTES + 5 * GRAIN // 2  # travels as two ranges
+IMAGE = memoryview(bytes(IMAGE_BYTES))
+
+
+def digest(name: str, version: tuple[int, int]) -> str:
+    """Of that model of that peer."""
+    return digest_of(memoryview(f"{name} {tuple(version)}".encode()))
 
 
 @dataclass
@@ -29,6 +38,8 @@ class Federation:
         self.flying: list[tuple[str, str, messages.Message]] = []  # sender, receiver, message
         self.disk: dict[str, tuple[Version, dict[str, Version]]] = {}
         self.newest: dict[str, Version] = dict.fromkeys(self.names, NEVER_TRAINED)
+        self.served: dict[str, str] = {}  # peer -> digest of its image
+        self.partly: dict[str, dict[str, tuple[str, int]]] = {}  # what came of whose image
         self.shares: dict[str, list[float]] = {}  # of the round going on
         self.totals: dict[str, int] = {}
         self.trained: list[tuple[str, tuple[str, ...]]] = []
@@ -42,7 +53,16 @@ class Federation:
     def make(self, name: str) -> Peer:
         others = [other for other in self.names if other != name]
         samples = self.samples.get(name, 1)
-        return Peer(name, others, samples, SCHEMA.hash, self.rounds, schedule=self.schedule)
+        return Peer(
+            name,
+            others,
+            samples,
+            SCHEMA.hash,
+            self.rounds,
+            IMAGE_BYTES,
+            HEADER_BYTES,
+            schedule=self.schedule,
+        )
 
     # What happens -----------------------------------------------------------------------------
     def feed(self, name: str, event: events.Event) -> None:
@@ -58,27 +78,31 @@ class Federation:
         peer = self.peers[name]
         match instruction:
             case events.Send(to, message):
-                if isinstance(message, messages.Pull) and message.have is not None:
+                if isinstance(message, messages.Pull) and peer.state == "training":
                     known = peer.known_version(to)
                     assert known is not None, "asked a peer never heard of"
-                    assert known > message.have, "asked a peer with nothing new"
+                    merged = peer.vector.get(to, NEVER_TRAINED)
+                    assert known > merged, "asked a peer with nothing new"
                 if to not in self.peers:
                     return [events.PeerGone(to)]
                 self.flying.append((name, to, message))
-            case events.Serve(to):
-                weights = messages.Weights(name, peer.version, peer.samples, SCHEMA, BODY)
-                self.flying.append((name, to, weights))
+            case events.Serve(pull):
+                data = IMAGE[pull.offset : pull.offset + pull.length]
+                if pull.digest != self.served.get(name):
+                    data = IMAGE[:0]
+                    self.flying.append((name, pull.sender, peer.answer(pull.sender)))
+                answer = messages.Weights(name, pull.digest, pull.offset, data)
+                self.flying.append((name, pull.sender, answer))
             case events.Publish(message):
                 self.flying += [(name, to, message) for to in peer.others if to in self.peers]
-            case events.Merge(weights, own_samples):
-                # the running mean of bt/merge.py
-                shares = self.shares.setdefault(name, [1.0] if own_samples else [0.0])
-                self.totals[name] = self.totals.get(name, own_samples) + weights.samples
-                share = weights.samples / self.totals[name]
-                shares[:] = [old * (1 - share) for old in shares] + [share]
-                return [events.Merged(weights.sender)]
+            case events.Merge():
+                return self.merge(name, instruction)
+            case events.StartOver():
+                self.forget_merge(name)
             case events.Train(update, merged):
                 assert update == peer.version.count
+                for _, arrived in self.partly.pop(name, {}).values():
+                    assert arrived == IMAGE_BYTES, "trains on a model merged in part"
                 shares = self.shares.pop(name, [1.0])
                 self.totals.pop(name, None)
                 assert abs(sum(shares) - 1) < 1e-9, "merge weights don't sum to one"
@@ -87,13 +111,35 @@ class Federation:
             case events.Persist():
                 self.disk[name] = (peer.version, dict(peer.vector))
                 self.newest[name] = max(self.newest[name], peer.version)
+                self.served[name] = digest(name, peer.version)
+                return [events.Persisted(self.served[name])]
             case events.Aggregate(merged):
-                self.shares.pop(name, None)
-                self.totals.pop(name, None)
+                self.forget_merge(name)
                 self.aggregated[name] = tuple(merged)
             case events.Note():
                 self.notes.append((name, instruction))
         return []
+
+    def merge(self, name: str, merge: events.Merge) -> list[events.Event]:
+        """One range of the running mean of bt/merge.py; shares count with the last."""
+        weights, announced = merge.weights, merge.announced
+        assert weights.digest == announced.digest == digest(weights.sender, announced.version)
+        partly = self.partly.setdefault(name, {})
+        _, arrived = partly.get(weights.sender, ("", 0))
+        assert weights.offset == arrived, "ranges are merged in order, each once"
+        arrived += weights.data.nbytes
+        partly[weights.sender] = (weights.digest, arrived)
+        if arrived < IMAGE_BYTES:
+            return []
+        shares = self.shares.setdefault(name, [1.0] if merge.own_samples else [0.0])
+        self.totals[name] = self.totals.get(name, merge.own_samples) + announced.samples
+        share = announced.samples / self.totals[name]
+        shares[:] = [old * (1 - share) for old in shares] + [share]
+        return [events.Merged(weights.sender)]
+
+    def forget_merge(self, name: str) -> None:
+        for kept in (self.shares, self.totals, self.partly):
+            kept.pop(name, None)
 
     def start_round(self, name: str) -> None:
         self.feed(name, events.RoundDue())
@@ -122,13 +168,16 @@ class Federation:
         """The process is gone; what it sent may still arrive."""
         del self.peers[name]
         self.training.discard(name)
-        self.shares.pop(name, None)
-        self.totals.pop(name, None)
+        self.forget_merge(name)
 
     def restart(self, name: str) -> None:
         self.peers[name] = self.make(name)
+        self.served.pop(name, None)
         if name in self.disk:
-            self.peers[name].resume(*self.disk[name])
+            version, vector = self.disk[name]
+            self.peers[name].resume(version, vector)
+            if version.count:
+                self.peers[name].digest = self.served[name] = digest(name, version)
         self.feed(name, events.Tick())
 
     # What must hold ---------------------------------------------------------------------------

@@ -12,10 +12,24 @@ from bt.merge import WeightedMean
 from bt.schedule import Sequential
 from bt.versions import Version
 from bt.weights import FlatWeights
-from tests.simulated import Federation
+from tests.simulated import IMAGE_BYTES, Federation
 from transports import messages
 
 ABC = ("a", "b", "c")
+
+
+def recorded_merges(federation: Federation) -> list[events.Merge]:
+    """Every range that is merged from now on."""
+    merges = []
+    carry_out = federation.carry_out
+
+    def record(name: str, instruction: events.Instruction) -> list[events.Event]:
+        if isinstance(instruction, events.Merge):
+            merges.append(instruction)
+        return carry_out(name, instruction)
+
+    federation.carry_out = record  # type: ignore[method-assign]
+    return merges
 
 
 def test_each_client_keeps_its_version_and_for_every_other_the_last_version_it_merged() -> None:
@@ -72,13 +86,15 @@ def test_every_client_with_a_newer_version_sends_weights_and_sample_count() -> N
     federation = Federation(ABC, samples={"a": 1, "b": 7, "c": 2})
     federation.update("b")
     federation.start_round("a")
+    merges = recorded_merges(federation)
     sent = []
     while federation.flying:
         if isinstance(federation.flying[0][2], messages.Weights):
             sent.append(federation.flying[0])
         federation.deliver()
-    ((sender, to, weights),) = sent
-    assert (sender, to, weights.samples) == ("b", "a", 7)
+    assert {(sender, to) for sender, to, _ in sent} == {("b", "a")}
+    assert sum(weights.data.nbytes for _, _, weights in sent) == IMAGE_BYTES
+    assert {merge.announced.samples for merge in merges} == {7}
 
 
 def test_the_others_send_nothing() -> None:
@@ -95,7 +111,7 @@ def test_the_subset_is_merged_with_the_own_model_by_weighted_averaging() -> None
     rule = WeightedMean()
     rule.start(FlatWeights.of({"w": torch.tensor([values["a"]])}), samples["a"])
     for name in ("b", "c"):
-        rule.add(FlatWeights.of({"w": torch.tensor([values[name]])}), samples[name])
+        rule.add(0, FlatWeights.of({"w": torch.tensor([values[name]])}).body(), samples[name])
     expected = sum(values[n] * samples[n] for n in ABC) / sum(samples.values())
     assert rule.finish().tensors()["w"].item() == pytest.approx(expected, rel=1e-6)
 
@@ -142,22 +158,15 @@ def test_a_new_client_starts_from_the_others_models_without_its_own_random_weigh
     federation.update("b")
     federation.update("c")
     federation.start_round("a")
-    merges = []
-    carry_out = federation.carry_out
-
-    def record(name: str, instruction: events.Instruction) -> list[events.Event]:
-        if isinstance(instruction, events.Merge):
-            merges.append(instruction)
-        return carry_out(name, instruction)
-
-    federation.carry_out = record  # type: ignore[method-assign]
+    merges = recorded_merges(federation)
     federation.deliver_all()
-    assert [merge.own_samples for merge in merges] == [0, 0]
+    assert {merge.weights.sender for merge in merges} == {"b", "c"}
+    assert {merge.own_samples for merge in merges} == {0}
 
     rule = WeightedMean()
     rule.start(FlatWeights.of({"w": torch.tensor([float("nan")])}), 0)
     for value in (2.0, 4.0):
-        rule.add(FlatWeights.of({"w": torch.tensor([value])}), 1)
+        rule.add(0, FlatWeights.of({"w": torch.tensor([value])}).body(), 1)
     assert rule.finish().tensors()["w"].item() == 3.0
 
 

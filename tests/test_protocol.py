@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bt import events
-from bt.protocol import Phase, Timing
+from bt.others import Timing
+from bt.protocol import Phase
 from bt.schedule import Sequential
+from bt.transfer import GRAIN
 from bt.versions import Version
-from tests.simulated import BODY, SCHEMA, Federation
+from tests.simulated import HEADER_BYTES, IMAGE, IMAGE_BYTES, SCHEMA, Federation, digest
 from transports import messages
 
 AB = ("a", "b")
@@ -145,22 +147,104 @@ def test_a_peer_that_dies_while_sending_leaves_the_round_without_it() -> None:
         federation.deliver()
     federation.flying = [m for m in federation.flying if m[0] != "b" and m[1] != "b"]
     federation.crash("b")
-    federation.wait(1.0)  # the next ping finds b gone
-    federation.deliver_all()
+    started = federation.now
+    while "a" not in federation.training:
+        federation.wait(0.5)
+        federation.deliver_all()
+    assert federation.now - started <= Timing().ping_s
     assert federation.trained[-1] == ("a", ("c",))
     federation.finish_training("a")
     assert "b" not in federation.peers["a"].vector
 
 
-def test_a_peer_that_stops_in_the_middle_of_a_pull_is_skipped_after_the_deadline() -> None:
-    federation = Federation(AB)
+def begin_pull(federation: Federation) -> None:
+    """a starts a round; one range of b's model is merged, the rest on its way."""
     federation.update("b")
     federation.start_round("a")
-    while not any(isinstance(m[2], messages.Pull) for m in federation.flying):
+    while not federation.partly.get("a", {}).get("b"):
         federation.deliver()
+
+
+def lose_weights(federation: Federation) -> None:
+    federation.flying = [m for m in federation.flying if not isinstance(m[2], messages.Weights)]
+
+
+def test_a_peer_that_falls_silent_in_the_middle_of_a_pull_is_gone_after_the_deadline() -> None:
+    federation = Federation(AB)
+    begin_pull(federation)
     federation.flying.clear()
-    federation.wait(Timing().pull_s)
+    federation.wait(Timing().ping_s)
     assert federation.trained[-1] == ("a", ())
+    assert federation.notes == [("a", events.Note("gone", "b", "silent for 5 s"))]
+
+
+def test_a_peer_that_answers_pings_but_sends_no_weights_is_set_aside_after_the_deadline() -> None:
+    federation = Federation(AB)
+    begin_pull(federation)
+    started = federation.now
+    while "a" not in federation.training:
+        lose_weights(federation)
+        if federation.flying:
+            federation.deliver()
+        else:
+            federation.wait(0.5)
+    assert Timing().pull_s <= federation.now - started <= Timing().pull_s + 1
+    assert federation.trained[-1] == ("a", ())
+    assert federation.notes[-1][1].event == "reject"
+
+
+def test_a_lost_range_is_asked_for_again_and_what_came_is_kept() -> None:
+    federation = Federation(AB)
+    begin_pull(federation)
+    lose_weights(federation)
+    asked = []
+    while "a" not in federation.training:
+        federation.wait(0.5)
+        asked += [m[2].offset for m in federation.flying if isinstance(m[2], messages.Pull)]
+        federation.deliver_all()
+    assert federation.now <= Timing().stall_s + 1
+    assert asked
+    assert 0 not in asked, "only what is missing"
+    assert federation.trained[-1] == ("a", ("b",))
+
+
+def test_a_transfer_goes_on_with_a_restarted_peer() -> None:
+    federation = Federation(AB)
+    begin_pull(federation)
+    federation.flying.clear()
+    federation.crash("b")
+    federation.wait(0.5)  # the transport says that it is gone
+    federation.restart("b")
+    while "a" not in federation.training:
+        federation.wait(0.5)
+        federation.deliver_all()
+    assert federation.trained[-1] == ("a", ("b",))
+    assert not any(note.event == "gone" for _, note in federation.notes)
+
+
+def test_a_model_replaced_in_the_middle_is_left_out_whole_and_its_successor_taken() -> None:
+    federation = Federation(ABC)
+    federation.update("c")
+    begin_pull(federation)
+    federation.served["b"] = digest("b", (0, 2))
+    federation.peers["b"].version = Version(0, 2)
+    federation.newest["b"] = Version(0, 2)
+    federation.peers["b"].digest = federation.served["b"]
+    lose_weights(federation)
+    while "a" not in federation.training:
+        federation.deliver_all()
+        federation.wait(0.5)
+    assert set(federation.trained[-1][1]) == {"b", "c"}
+    federation.finish_training("a")
+    assert federation.peers["a"].vector["b"] == Version(0, 2)
+
+
+def test_a_peer_whose_model_is_gone_again_and_again_is_left_out() -> None:
+    federation = Federation(ABC)
+    federation.update("c")
+    federation.update("b")
+    federation.served["b"] = digest("b", (0, 9))  # not what it announces
+    assert federation.update("a") == ("c",)
 
 
 def test_what_was_merged_counts_only_once_the_model_is_trained() -> None:
@@ -174,13 +258,13 @@ def test_what_was_merged_counts_only_once_the_model_is_trained() -> None:
     assert federation.update("a") == ("b",)
 
 
-def test_a_pull_with_nothing_newer_is_answered_with_the_version() -> None:
+def test_random_weights_are_announced_to_nobody() -> None:
     federation = Federation(AB)
-    federation.update("b")
-    federation.flying.clear()
-    federation.feed("b", events.Received(messages.Pull("a", (0, 1))))
-    ((_, _, answer),) = federation.flying
-    assert isinstance(answer, messages.Version)
+    lost = messages.Version("a", (0, 1), 1, SCHEMA.hash, "training", None, seen=(0, 4))
+    federation.feed("b", events.Received(lost))  # b has lost four updates
+    assert federation.peers["b"].version == Version(1, 0)
+    assert federation.peers["b"].announcement().digest is None
+    assert federation.update("a") == ()
 
 
 def test_another_schema_is_refused_before_weights_move() -> None:
@@ -219,32 +303,37 @@ def test_a_refused_merge_does_not_count() -> None:
     peer = federation.peers["a"]
     peer.handle(events.RoundDue(), 0.0)
     peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
-    weights = messages.Weights("b", (0, 1), 1, SCHEMA, BODY)
-    peer.handle(events.Received(weights), 0.0)
+    end = HEADER_BYTES + 2 * GRAIN
+    first = messages.Weights("b", digest("b", (0, 1)), 0, IMAGE[:end])
+    (merge,) = peer.handle(events.Received(first), 0.0)
+    assert isinstance(merge, events.Merge)
     instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)
-    assert events.Train(0, ()) in instructions
+    assert instructions.index(events.StartOver()) < instructions.index(events.Train(0, ()))
 
 
 def test_weights_nobody_asked_for_are_ignored() -> None:
     federation = Federation(AB)
-    federation.feed("a", events.Received(messages.Weights("b", (0, 1), 1, SCHEMA, BODY)))
+    weights = messages.Weights("b", digest("b", (0, 1)), 0, IMAGE)
+    federation.feed("a", events.Received(weights))
     assert federation.peers["a"].phase is Phase.IDLE
     assert federation.shares == {}
 
 
-def test_stale_weights_are_rejected() -> None:
+@pytest.mark.parametrize(
+    ("digest_of", "begin", "end"),
+    [(2, 0, 64 + 2 * GRAIN), (1, 64, 64 + 2 * GRAIN), (1, 0, 64 + GRAIN), (1, 0, IMAGE_BYTES)],
+    ids=["other image", "other place", "too short", "too long"],
+)
+def test_ranges_that_were_not_asked_for_are_ignored(digest_of: int, begin: int, end: int) -> None:
     federation = Federation(AB)
-    federation.update("b")
-    federation.update("a")
     federation.update("b")
     federation.start_round("a")
     while not any(isinstance(m[2], messages.Weights) for m in federation.flying):
         federation.deliver()
-    federation.flying.clear()
-    old = messages.Weights("b", (0, 1), 1, SCHEMA, BODY)
-    federation.feed("a", events.Received(old))
-    assert federation.trained[-1] == ("a", ())
-    assert federation.notes[-1][1].event == "reject"
+    lose_weights(federation)
+    other = messages.Weights("b", digest("b", (0, digest_of)), begin, IMAGE[begin:end])
+    federation.feed("a", events.Received(other))
+    assert not federation.partly
 
 
 def test_a_peer_that_lost_its_disk_starts_a_new_incarnation() -> None:
@@ -286,7 +375,7 @@ def test_a_round_can_only_start_when_ready() -> None:
 def test_a_liar_cannot_drive_versions_up() -> None:
     federation = Federation(AB)
     for seen in ((2**31 - 1, 0), (40, 0)):
-        lie = messages.Version("b", (0, 1), 1, SCHEMA.hash, "training", seen)
+        lie = messages.Version("b", (0, 1), 1, SCHEMA.hash, "training", None, seen)
         federation.feed("a", events.Received(lie))
         assert federation.peers["a"].version == Version(0, 0)
     assert federation.notes[-1][1].event == "reject"

@@ -1,0 +1,46 @@
+"""What a peer knows of another one, and how long it waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bt.transfer import Link
+from bt.versions import Version
+from transports import messages
+
+MOST_FAILURES = 3  # pulls of one peer tried in a round
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long to wait, in seconds."""
+
+    ping_s: float = 5.0  # a peer that is silent this long is gone
+    retry_s: float = 0.5  # between two pings to a peer that has not answered
+    stall_s: float = 5.0  # a range that takes longer is asked for again
+    pull_s: float = 60.0  # a peer of whose model nothing comes this long is skipped
+    heartbeat_s: float = 1.0  # between pings while waiting for the others
+    patience_s: float = 3600.0  # at the end, for a peer that lives but makes no progress
+    set_aside_s: float = 30.0  # first pause for a peer that sent something invalid; doubles
+
+
+@dataclass
+class Other:
+    """What a peer knows of another one."""
+
+    known: messages.Version | None = None  # the newest version message heard
+    heard_at: float = float("-inf")
+    moved_at: float = float("-inf")  # when its version or state last changed
+    gone: bool = False
+    strikes: int = 0
+    aside_until: float = float("-inf")
+    failures: int = 0  # of pulls in this round
+    link: Link = field(default_factory=Link)
+
+    def has_newer_than(self, merged: Version, now: float) -> bool:
+        """Whether it has, and can send, a model newer than the one merged."""
+        if self.gone or now < self.aside_until or self.failures >= MOST_FAILURES:
+            return False
+        if self.known is None or self.known.digest is None:
+            return False
+        return self.known.version > merged
