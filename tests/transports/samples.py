@@ -1,11 +1,13 @@
-"""Messages to test with, and ways to tamper with them."""
+"""Messages and images to test with, and ways to tamper with them."""
 
 from __future__ import annotations
 
 import json
 
 import numpy as np
+import xxhash
 
+from transports import image
 from transports.messages import Limits, Ping, Pull, Version, Weights, encode
 from transports.schema import Schema, TensorSpec
 
@@ -31,25 +33,38 @@ VALUES = {
     "double": np.array([1e300, -0.0], dtype="<f8"),
 }
 HASH = "0123456789abcdef" * 4
+DIGEST = "0123456789abcdef" * 2
+MODEL = image.Model("site-b", (0, 3), 4)
 
 
-def body(**changed):
-    values = VALUES | changed
-    return b"".join(values[spec.name].tobytes() for spec in SCHEMA.specs)
+def body():
+    return b"".join(VALUES[spec.name].tobytes() for spec in SCHEMA.specs)
 
 
-def weights(samples=4, **changed):
-    return Weights("site-b", (0, 3), samples, SCHEMA, memoryview(body(**changed)))
+def picture(model=MODEL):
+    """The image of a model, all of it."""
+    return image.encode(model, SCHEMA) + body()
+
+
+def weights(begin=0, end=None):
+    """A range of that image, by default all of it."""
+    whole = picture()
+    data = memoryview(whole)[begin:end]
+    return Weights("site-b", xxhash.xxh3_128_hexdigest(whole), begin, data)
 
 
 MESSAGES = [
     Ping("site-a"),
     Version("a.b_c", (1, 7), 0, HASH, "training"),
-    Version("a.b_c", (1, 7), 12, HASH, "done", seen=(0, 5)),
-    Pull("7", (0, 2**31 - 1)),
-    Pull("site-a", None),
+    Version("a.b_c", (1, 7), 12, HASH, "done", DIGEST, seen=(0, 5)),
+    Version("a", (2**31 - 1, 0), 1000, HASH, "leaving", seen=(2**31 - 1, 2**31 - 1)),
+    Pull("7", DIGEST, 0, 1),
+    Pull("site-a", "f" * 32, 2**53 - 1, 2**53 - 1),
     weights(),
+    weights(begin=600, end=900),
+    weights(begin=len(picture())),  # not served (any more)
 ]
+EACH = [f"{number}-{type(message).__name__}" for number, message in enumerate(MESSAGES)]
 
 
 def joined(message):
@@ -57,14 +72,14 @@ def joined(message):
 
 
 def file(about, tables=None, tail=b"", metadata=None):
-    """A message made by hand: `about` goes under the key bt."""
+    """A message or image made by hand: `about` goes under the key bt."""
     header = {"__metadata__": metadata or {"bt": json.dumps(about)}} | (tables or {})
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + tail
 
 
-def about(message):
-    """The fields of an encoded message, to be tampered with."""
-    raw = joined(message)
-    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    return json.loads(header["__metadata__"]["bt"])
+def opened(raw):
+    """(what stands under the key bt, the tensor table, the bytes after the header)."""
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    return json.loads(header.pop("__metadata__")["bt"]), header, raw[end:]
