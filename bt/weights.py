@@ -6,11 +6,16 @@ model is published, sent, merged and saved without ever being taken apart. Tenso
 
 from __future__ import annotations
 
+import math
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from transports import image
@@ -47,10 +52,36 @@ def schema_of(tensors: Mapping[str, Tensor]) -> Schema:
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
             raise UnsupportedTensor(f"tensor {name}: {tensor.dtype} can't be sent to peers")
-    return Schema.of(
-        TensorSpec(name, _NAMES[tensor.dtype], tuple(tensor.shape))
-        for name, tensor in tensors.items()
+    return _schema(
+        tuple(
+            (name, _NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()
+        )
     )
+
+
+@lru_cache(maxsize=8)
+def _schema(specs: tuple[tuple[str, str, tuple[int, ...]], ...]) -> Schema:
+    return Schema.of(TensorSpec(*spec) for spec in specs)
+
+
+_spare: list[NDArray[np.uint8]] = []  # one at most
+
+
+def _memory(nbytes: int) -> Tensor:
+    """Memory for a model, used again once nothing looks at it any more.
+
+    Fresh memory costs as much as what is copied into it, and a peer needs a model's worth of it
+    at every merge and every fine-tune.
+    """
+    fitting = _spare.pop() if _spare else None
+    memory = np.empty(nbytes, np.uint8) if fitting is None or fitting.nbytes != nbytes else fitting
+    lease = memory[:]  # kept alive by the tensor and whatever is made of it
+    weakref.finalize(lease, _take_back, memory).atexit = False
+    return torch.from_numpy(lease)
+
+
+def _take_back(memory: NDArray[np.uint8]) -> None:
+    _spare[:] = [memory]
 
 
 class FlatWeights:
@@ -65,8 +96,7 @@ class FlatWeights:
     @classmethod
     def empty(cls, schema: Schema) -> Self:
         """Whatever the memory holds, to be filled."""
-        room = torch.empty(image.nbytes(schema), dtype=torch.uint8)
-        return cls(schema, room[image.header_bytes(schema) :])
+        return cls(schema, _memory(image.nbytes(schema))[image.header_bytes(schema) :])
 
     @classmethod
     def of(cls, tensors: nn.Module | Mapping[str, Tensor]) -> Self:
@@ -151,12 +181,12 @@ def is_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
     # A sum is finite only if every value is, and costs one pass without temporaries; that of
     # finite values may overflow, so only the other answer needs a second look.
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def _as_tensor(data: memoryview | bytes) -> Tensor:
-    if not len(data):
-        return torch.empty(0, dtype=torch.uint8)
-    with warnings.catch_warnings():  # torch has no read-only tensors and says so
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return torch.frombuffer(data, dtype=torch.uint8)
+    return torch.frombuffer(data, dtype=torch.uint8) if len(data) else torch.empty(0).byte()
+
+
+with warnings.catch_warnings(action="ignore"):  # torch has no read-only tensors and says so, once
+    torch.frombuffer(b"-", dtype=torch.uint8)
