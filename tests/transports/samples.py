@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+from contextlib import contextmanager
 
 import numpy as np
 import xxhash
@@ -83,3 +85,20 @@ def opened(raw):
     end = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:end])
     return json.loads(header.pop("__metadata__")["bt"]), header, raw[end:]
+
+
+@contextmanager
+def sparse(folder, nbytes, beginning=b"", end=b""):
+    """Zeros between these bytes, in a file that takes up no room: touch little of it.
+
+    Mapped for as long as views of it live.
+    """
+    path = folder / "sparse"
+    with path.open("wb") as made:
+        made.write(beginning)
+        made.truncate(nbytes)
+        made.seek(nbytes - len(end))
+        made.write(end)
+    with path.open("rb") as opened:
+        yield memoryview(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ))
+    path.unlink()
