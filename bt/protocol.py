@@ -42,8 +42,9 @@ from bt.events import (
     Trained,
 )
 from bt.others import Other, Timing
+from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
-from bt.transfer import Gone, Transfer
+from bt.transfer import Gone
 from bt.versions import NEVER_TRAINED, Version, VersionVector
 from transports import messages
 
@@ -91,10 +92,7 @@ class Peer:
         self._others = {name: Other() for name in sorted(self.others)}
         self._awaited: dict[str, float] = {}  # pinged, no answer yet -> deadline
         self._retry_at = float("-inf")
-        self._to_pull: list[str] = []
-        self._pulling: dict[str, Transfer] = {}
-        self._merging: dict[str, Version] = {}  # all handed to Merge, not yet confirmed
-        self._merged: VersionVector = {}
+        self._pulls = Pulls(self.me, self.image_bytes, self.header_bytes, self.pulls_at_once)
         self._aggregating = False
         self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
         self._now = self._done_at = 0.0
@@ -173,7 +171,7 @@ class Peer:
     def _start_round(self, now: float, out: list[Instruction]) -> None:
         if not self.ready:
             raise RuntimeError("a round is due only when the peer is ready")
-        self._merged = {}
+        self._pulls.begin([])
         for other in self._others.values():
             other.failures = 0
         if self.schedule.merges(self):
@@ -234,41 +232,27 @@ class Peer:
         out.append(Persist())
 
     def _take(self, message: messages.Weights, now: float, out: list[Instruction]) -> None:
-        sender = message.sender
-        transfer = self._pulling.get(sender)
-        if transfer is None:
-            return  # too late, or never asked for
         try:
-            if not transfer.take(message, now):
-                return
+            announced = self._pulls.take(message, now)
         except Gone:
-            self._others[sender].failures += 1
-            self._to_pull.append(sender)  # it may have something newer
-            self._drop_pull(sender, out)
+            self._others[message.sender].failures += 1
+            self._pulls.waiting.append(message.sender)  # it may have something newer
+            self._drop_pull(message.sender, out)
             return
-        if transfer.done:
-            self._merging[sender] = Version(*transfer.announced.version)
-            del self._pulling[sender]
-        own_samples = self.samples if self.version.count else 0
-        out.append(Merge(message, transfer.announced, own_samples))
+        if announced is not None:
+            own_samples = self.samples if self.version.count else 0
+            out.append(Merge(message, announced, own_samples))
 
     def _drop_pull(self, peer: str, out: list[Instruction]) -> None:
-        """Nothing more comes from `peer` in this round; what came is taken back."""
-        transfer = self._pulling.pop(peer, None)
-        in_part = transfer is not None and transfer.arrived > 0
-        if not in_part and self._merging.pop(peer, None) is None:
-            return
-        self._to_pull = sorted({*self._to_pull, *self._pulling, *self._merging, *self._merged})
-        self._merged, self._merging, self._pulling = {}, {}, {}
-        out.append(StartOver())
+        if self._pulls.drop(peer):
+            out.append(StartOver())
 
     def _confirm_merge(
         self, peer: str, refused: str | None, now: float, out: list[Instruction]
     ) -> None:
         if refused is not None:
             self._set_aside(peer, refused, now, out)
-        elif peer in self._merging:
-            self._merged[peer] = self._merging.pop(peer)
+        elif self._pulls.confirm(peer):
             self._others[peer].strikes = 0
 
     def _lost(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
@@ -276,7 +260,7 @@ class Peer:
         # A peer never heard of may still be starting, and a link in the middle of a model may come
         # back: they get until the deadline.
         starting = other.known is None and now < self._awaited.get(peer, now)
-        transfer = self._pulling.get(peer)
+        transfer = self._pulls.running.get(peer)
         halting = transfer is not None and now < transfer.progress_at + self.timing.ping_s
         if other.gone or starting or (halting and reason != LEFT):
             return
@@ -296,8 +280,7 @@ class Peer:
     def _finish_training(self, out: list[Instruction]) -> None:
         if self.phase is not Phase.TRAINING:
             raise RuntimeError("nothing was being trained")
-        self.vector.update(self._merged)
-        self._merged = {}
+        self.vector.update(self._pulls.merged)
         self.version = self.version.next()
         self.digest = None
         self.phase = Phase.IDLE
@@ -326,10 +309,10 @@ class Peer:
 
     def _start_pulls(self, now: float) -> None:
         self.phase = Phase.PULLING
-        self._to_pull = [peer for peer in self._others if self._has_news(peer, now)]
+        self._pulls.begin([peer for peer in self._others if self._has_news(peer, now)])
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
-        for peer, transfer in list(self._pulling.items()):
+        for peer, transfer in list(self._pulls.running.items()):
             heard_at = max(self._others[peer].heard_at, transfer.progress_at)
             if now >= heard_at + self.timing.ping_s:
                 self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
@@ -338,31 +321,22 @@ class Peer:
                 self._set_aside(peer, reason, now, out)
             elif now >= max(transfer.progress_at, transfer.asked_at) + self.timing.stall_s:
                 transfer.rewind(now)
-        while self._to_pull and len(self._pulling) < self.pulls_at_once:
-            peer = self._to_pull.pop(0)
-            if self._has_news(peer, now):
-                other = self._others[peer]
-                assert other.known is not None
-                self._pulling[peer] = Transfer(
-                    self.me, other.known, self.image_bytes, self.header_bytes, other.link, now
-                )
-        for peer, transfer in self._pulling.items():
-            out += [Send(peer, pull) for pull in transfer.ask(now)]
-        if self._pulling and now >= self._retry_at:
-            self._ping(list(self._pulling), now, out)  # a dead one is noticed by the transport
-        if self._to_pull or self._pulling or self._merging:
+        out += self._pulls.ask(self._others, lambda peer: self._has_news(peer, now), now)
+        if self._pulls.running and now >= self._retry_at:
+            self._ping(list(self._pulls.running), now, out)  # a dead one is noticed that way
+        if not self._pulls.done:
             return
         if self._aggregating:
             self._aggregating = False
             self.phase = Phase.IDLE
             self.state = "finished"
-            out += [Aggregate(dict(self._merged)), Publish(self.announcement())]
+            out += [Aggregate(dict(self._pulls.merged)), Publish(self.announcement())]
         else:
             self._train(out)
 
     def _train(self, out: list[Instruction]) -> None:
         self.phase = Phase.TRAINING
-        out.append(Train(self.version.count, tuple(self._merged)))
+        out.append(Train(self.version.count, tuple(self._pulls.merged)))
 
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""
@@ -375,7 +349,6 @@ class Peer:
         ]
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True
-            self._merged = {}
             self._start_pulls(now)
             self._retry_at = now + self.timing.retry_s
             self._continue_pulls(now, out)
