@@ -25,8 +25,11 @@ from transports.base import Frame, PeerGone, Received, TransportError, flat, val
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+# How long to sleep between two looks: what has just come is often followed by more.
 POLL_S = 1e-3  # idle: 2 % of a core
-BUSY_POLL_S = 5e-5  # while a message is coming in
+BUSY_POLL_S = 5e-5  # for BUSY_S after a message, and while one is on its way
+BUSY_S = 0.02
+SPIN_S = 5e-4  # after a message: only let others run, a sleep takes longer than the next one
 INLINE_BYTES = 2048  # of small frames in an envelope: below every MPI's eager limit
 PIECE_BYTES = 1 << 26  # MPI counts in 32 bits; the larger the faster
 
@@ -108,6 +111,7 @@ class MPITransport:
         # A request keeps its buffer alive.
         self._outgoing: list[deque[MPI.Request]] = [deque() for _ in names]
         self._arrived: deque[Received] = deque()
+        self._moved_at = 0.0  # when something was last matched
         self._gone: set[int] = set()
         self._closed = False
 
@@ -138,7 +142,7 @@ class MPITransport:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
-            time.sleep(min(left_s, BUSY_POLL_S if self._active else POLL_S))
+            self._sleep(left_s)
 
     def close(self, linger_s: float = 5.0) -> None:
         """Tell the others, see one's own messages off while draining theirs, abandon the rest.
@@ -155,9 +159,17 @@ class MPITransport:
         while any(self._outgoing) and time.monotonic() < deadline:
             self._progress()
             self._arrived.clear()
-            time.sleep(BUSY_POLL_S if self._active else POLL_S)
+            self._sleep(POLL_S)
         for rank in range(len(self._names)):
             self._abandon(rank)
+
+    def _sleep(self, at_most_s: float) -> None:
+        quiet_s = time.monotonic() - self._moved_at
+        if quiet_s < SPIN_S:
+            os.sched_yield()
+        else:
+            busy = bool(self._active) or quiet_s < BUSY_S or any(self._outgoing)
+            time.sleep(min(at_most_s, BUSY_POLL_S if busy else POLL_S))
 
     # --- sending
 
@@ -198,6 +210,7 @@ class MPITransport:
                 rank = status.Get_source()
                 self._matched[rank].append((message, status.Get_count(mpi.BYTE)))
                 self._active.add(rank)
+                self._moved_at = time.monotonic()
             for rank in tuple(self._active):
                 next(self._assemblers[rank], None)
 
