@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bt.data import bids, decathlon
 from bt.data.checks import ScanError, read_label_map
-from bt.data.labels import LabelTable, ids_in, known_table, recognise, table_of_names
+from bt.data.labels import LabelError, LabelTable, ids_in, known_table, recognise, table_of_names
 from bt.data.scan import DataError, Scan, strip_nifti
 
 LOOKED_FOR = (
@@ -58,7 +58,7 @@ def find_scans(root: Path) -> Cohort:
         if not scans:
             raise DataError(f"{root}: looks like {layout} but lists no scan")
         for scan in scans:
-            if not scan.id.isprintable():
+            if not (scan.id and scan.id.isprintable()):
                 raise DataError(f"{root}: rename {scan.id!a}: its name can't be printed")
         _refuse_twins(root, scans)
         return Cohort(root, layout, scans, found[1] or _table_by_looking(root, scans))
@@ -84,7 +84,7 @@ def _table_by_looking(root: Path, scans: Iterable[Scan]) -> LabelTable:
             continue
         try:
             ids.update(ids_in(read_label_map(scan.label_map).data))
-        except ScanError:
+        except (ScanError, LabelError, MemoryError):
             continue  # loading it will say what is wrong with it
         read += 1
         table = recognise(ids)
@@ -92,7 +92,10 @@ def _table_by_looking(root: Path, scans: Iterable[Scan]) -> LabelTable:
             return table
     if not read:
         raise DataError(f"{root}: no scan has a label map that can be read")
-    return table_of_names(root.name, {i: f"label {i}" for i in ids if i})
+    try:
+        return table_of_names(root.name, {i: f"label {i}" for i in ids if i})
+    except LabelError as exc:
+        raise DataError(f"{root}: its label maps can't be used: {exc}") from exc
 
 
 # --- MALC ---------------------------------------------------------------------------------------

@@ -166,6 +166,35 @@ def test_manifest(tmp_path: Path, write: Write) -> None:
         assert cohort.labels.structures == ("background", "label 1", "label 5")
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 0.5, -1])
+def test_a_label_map_that_is_none_does_not_keep_the_others_from_being_looked_at(
+    tmp_path: Path, write: Write, wrong: float
+) -> None:
+    for name in ("a", "b"):
+        write(f"{name}.nii.gz", head())
+    write("a_seg.nii.gz", np.where(labels() > 0, wrong, 0).astype(np.float32))
+    path = tmp_path / "manifest.tsv"
+    path.write_text("image\tlabel\na.nii.gz\ta_seg.nii.gz\n")
+    with pytest.raises(DataError, match="no scan has a label map that can be read"):
+        find_scans(path)
+    write("b_seg.nii.gz", labels())
+    path.write_text(path.read_text() + "b.nii.gz\tb_seg.nii.gz\n")
+    cohort = find_scans(path)
+    assert cohort.labels.structures == ("background", "label 1", "label 2")
+    (bad,) = load_volumes(cohort.scans, cohort.labels, cache=tmp_path / "cache").bad
+    assert "a_seg.nii.gz: not a label map" in str(bad)
+
+
+def test_label_maps_with_no_label_or_too_many_are_named(tmp_path: Path, write: Write) -> None:
+    write("a.nii.gz", head())
+    path = tmp_path / "manifest.tsv"
+    path.write_text("image\tlabel\na.nii.gz\tseg.nii.gz\n")
+    for ids in ((0,), range(1, 300)):
+        write("seg.nii.gz", np.resize(np.array(ids, np.int16), (12, 14, 10)))
+        with pytest.raises(DataError, match=r"manifest\.tsv: its label maps can't be used"):
+            find_scans(path)
+
+
 def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.tsv").write_text("id\timage\na\tx.nii\na\ty.nii\n")
     with pytest.raises(DataError, match="two scans are called"):
