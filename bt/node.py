@@ -16,7 +16,8 @@ from bt.data.scan import DataError, Scan
 from bt.data.slices import slices_of
 from bt.data.volumes import Volume
 from bt.eventlog import EventLog
-from bt.modelfile import write_atomic, write_model
+from bt.files import write_atomic
+from bt.modelfile import write_model
 from bt.models import build, describe
 from bt.protocol import Peer, Timing
 from bt.runner import Outcome, Runner

@@ -10,7 +10,7 @@ from typing import Any
 
 from bt import config as configs
 from bt.config import Config
-from bt.modelfile import write_atomic
+from bt.files import write_atomic
 
 _locks: dict[Path, int] = {}  # open as long as the process lives
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bt.modelfile import BadModelFile, read_model, write_atomic, write_model
+from bt.modelfile import BadModelFile, read_model, write_model
 from bt.weights import FlatWeights
 
 WEIGHTS = FlatWeights.of({"w": torch.tensor([[1.0, 2.0]]), "n": torch.tensor(3)})
@@ -27,23 +27,6 @@ def test_weights_and_description_come_back(tmp_path: Path) -> None:
     assert load_file(path)["w"].tolist() == [[1, 2]]  # plain safetensors reads it
     with safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["bt"]) == description
-
-
-@pytest.mark.parametrize("at", ["write", "rename"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    path = tmp_path / "model.safetensors"
-    write_atomic(path, b"old")
-
-    def fail(*args: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(*(("os.fsync", fail) if at == "write" else (Path, "replace", fail)))
-    with pytest.raises(OSError, match="disk full"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def truncated(path: Path) -> None:
