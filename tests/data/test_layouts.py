@@ -59,12 +59,50 @@ def test_nnunet_v2_channels_and_labels_the_other_way_round(tmp_path: Path, write
         ('{"labels": {"background": 0, "whole": [1, 2]}}', "regions"),
         ('{"labels": {"0": "background"}}', "no label beside the background"),
         ('{"labels": {"0": "background", "1": "A"}}', "lists no scan"),
+        ('{"labels": {"0": "background", "1": "A"}, "training": []}', "lists no scan"),
+        ('{"labels": {"1": "A"}, "training": {"image": "a", "label": "b"}}', "must be a list"),
+        ('{"labels": {"1": "A"}, "training": ["imagesTr/a.nii.gz"]}', "must name a file"),
+        ('{"labels": {"1": "A"}, "training": [{"image": "a.nii.gz"}]}', "must name a file"),
+        ('{"labels": {"1": true}}', "one number and one name"),
+        ('{"labels": {"1": null}}', "one number and one name"),
+        ('{"labels": {"A": 1.0}}', "one number and one name"),
+        ('{"labels": {"A": 1e400}}', "one number and one name"),
+        ('{"labels": {"1": "A\\n"}}', "can't be printed"),
+        ('{"labels": {"A": 100000000000000000000}}', "must be 0 to"),
+        ('{"labels": {"-1": "A"}}', "must be 0 to"),
+        ('{"labels": [1, 2]}', "must be a dictionary"),
     ],
 )
 def test_bad_dataset_json(tmp_path: Path, stated: str, says: str) -> None:
     (tmp_path / "dataset.json").write_text(stated)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=says) as caught:
         find_scans(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+@pytest.mark.parametrize(
+    "name", ["/", "", ".", 3, None, True, ["a.nii.gz"], "a\0.nii.gz", "a\n.nii.gz", "x" * 5000]
+)
+def test_what_is_no_file_name_in_dataset_json_is_refused(
+    tmp_path: Path, key: str, name: object
+) -> None:
+    pair = {"image": "a.nii.gz", "label": "b.nii.gz"} | {key: name}
+    stated = {"name": 7, "labels": {"1": "A"}, "training": [pair]}
+    (tmp_path / "dataset.json").write_text(json.dumps(stated))
+    with pytest.raises(DataError, match=r"dataset\.json: 'training' lists") as caught:
+        find_scans(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_name_too_long_for_the_disk_in_dataset_json_is_a_bad_scan(tmp_path: Path) -> None:
+    pair = {"image": "x" * 300, "label": "y" * 300}
+    stated = {"labels": {"1": "A"}, "training": [pair]}
+    (tmp_path / "dataset.json").write_text(json.dumps(stated))
+    cohort = find_scans(tmp_path)
+    assert len(load_volumes(cohort.scans, cohort.labels, cache=tmp_path / "cache").bad) == 1
 
 
 def test_bids_beside_with_covariates(tmp_path: Path, write: Write) -> None:
