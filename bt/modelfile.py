@@ -48,6 +48,9 @@ def read_model(path: Path) -> tuple[FlatWeights, dict[str, Any]]:
     if not isinstance(description, dict):
         raise BadModelFile(f"{path}: its description is not a JSON object")
     try:
-        return FlatWeights.of(tensors), description
+        weights = FlatWeights.of(tensors)
     except (SchemaError, UnsupportedTensor) as exc:
         raise BadModelFile(f"{path}: {exc}") from exc
+    if not weights.is_finite():
+        raise BadModelFile(f"{path} is damaged: a weight is NaN or infinite")
+    return weights, description

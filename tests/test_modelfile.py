@@ -42,9 +42,14 @@ def not_an_object(path: Path) -> None:
     save_file({"w": torch.zeros(2)}, path, {"bt": "[1]"})
 
 
+def not_finite(path: Path) -> None:
+    write_model(path, FlatWeights.of({"w": torch.tensor([1.0, float("nan")])}), {})
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
+        (not_finite, "is damaged: a weight is NaN or infinite"),
         (truncated, "not a readable safetensors file"),
         (lambda path: path.write_bytes(b"PK\x03\x04 a pickle of old"), "not a readable"),
         (lambda path: path.write_bytes(b""), "not a readable"),
@@ -52,7 +57,7 @@ def not_an_object(path: Path) -> None:
         (not_an_object, "not a JSON object"),
         (lambda path: path.mkdir(), "is a folder"),
     ],
-    ids=["truncated", "garbage", "empty", "foreign", "not an object", "folder"],
+    ids=["not finite", "truncated", "garbage", "empty", "foreign", "not an object", "folder"],
 )
 def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, make: object, why: str) -> None:
     path = tmp_path / "model.safetensors"
