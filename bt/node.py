@@ -18,7 +18,7 @@ from bt.data.volumes import Volume
 from bt.eventlog import EventLog
 from bt.files import write_atomic
 from bt.modelfile import write_model
-from bt.models import build, describe
+from bt.models import build, describe, task_hash
 from bt.protocol import Peer, Timing
 from bt.runner import Outcome, Runner
 from bt.schedule import Async, Schedule, Sequential
@@ -62,9 +62,16 @@ def make_trainer(
     All peers of a federation start from the same weights; each shuffles its slices its own way.
     """
     data = config.data
+    try:
+        slices = slices_of(train, data.view, data.slice_step, data.margin_mm)
+    except MemoryError as exc:
+        raise DataError(
+            f"the slices of {len(train)} scans are too large for this machine's memory; take "
+            "fewer scans, a higher --slice-step or a larger --spacing"
+        ) from exc
     return SegmentationTrainer(
         build(config.model, labels.classes, config.seed),
-        slices_of(train, data.view, data.slice_step, data.margin_mm),
+        slices,
         samples=len(train),
         structures=labels.structures[1:],
         view=data.view,
@@ -101,6 +108,7 @@ class Node:
         self.others = tuple(others)
         self.folder = folder
         self._config = config
+        self._labels = labels
         self._description = describe(config, labels) if labels else {}
         self._runner: Runner | None = None
         self._stop_reason: str | None = None
@@ -120,7 +128,7 @@ class Node:
             me=self.name,
             others=self.others,
             samples=trainer.samples,
-            schema=weights.schema.hash,
+            schema=self._schema(weights),
             rounds=federation.rounds,
             schedule=make_schedule(self._config, (self.name, *self.others)),
             timing=Timing(ping_s=federation.ping_timeout_s, pull_s=federation.pull_timeout_s),
@@ -154,6 +162,12 @@ class Node:
             )
         write_json(self.folder / "results.json", self.results(outcome))
         return outcome
+
+    def _schema(self, weights: FlatWeights) -> str:
+        """What the others' models must agree with before any weights move."""
+        if self._labels is None:
+            return weights.schema.hash
+        return task_hash(weights.schema, self._labels.structures[1:])
 
     def results(self, outcome: Outcome) -> dict[str, Any]:
         """What results.json says of this peer."""
