@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+COUNTERS = ("merged", "bytes_in", "bytes_out")  # a peer that was resumed has them as floats
+
 
 class EventLog:
     """Appends; every line is on its way to the disk when `write` returns."""
@@ -27,7 +29,10 @@ class EventLog:
     def write(self, event: str, **fields: Any) -> None:
         """One line. `from_` stands for the field `from`, which Python keeps for itself."""
         line = {"time": round(time.time(), 3), "event": event}
-        line |= {name.rstrip("_"): value for name, value in fields.items()}
+        line |= {
+            name.rstrip("_"): int(value) if name in COUNTERS else value
+            for name, value in fields.items()
+        }
         self._file.write(json.dumps(line).encode() + b"\n")
 
     def close(self) -> None:

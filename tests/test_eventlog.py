@@ -25,6 +25,14 @@ def test_a_line_has_a_time_an_event_and_its_fields(tmp_path: Path) -> None:
     log.close()
 
 
+def test_counters_are_whole_numbers(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.write("end", merged=3.0, bytes_in=1e9, seconds=2.0)  # as after a resume
+    log.close()
+    line = (tmp_path / "events.jsonl").read_text()
+    assert '"merged": 3, "bytes_in": 1000000000, "seconds": 2.0}' in line
+
+
 def test_the_reader_gives_each_event_once_and_waits_for_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     reader = EventReader(path)
