@@ -244,7 +244,7 @@ def evaluate(
             progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
         )
     for one in bad:
-        console.print(f"left out: {one}", style="yellow")
+        console.print(f"left out: {one}", style="yellow", soft_wrap=True)
     if csv is not None:
         inference.write_scores(csv, metrics)
     scores = inference.to_json(metrics)
@@ -300,6 +300,7 @@ def demo(
     """Write simulated brains: random warps of an atlas and its template (BIDS layout, 2 mm)."""
     from bt.console import make_console, print_paths
     from bt.data.demo import write_demo_cohort
+    from bt.wording import counted
 
     console = make_console()
     with console.status("Simulating") as status:
@@ -309,7 +310,7 @@ def demo(
             seed=seed,
             progress=lambda done: status.update(f"Simulating: {done} of {subjects} subjects"),
         )
-    print_paths(console, [(f"{subjects} simulated subjects", out)])
+    print_paths(console, [(counted(subjects, "simulated subject"), out)])
 
 
 @data_app.command()
@@ -317,16 +318,19 @@ def show(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of scans, or a manifest.")],
 ) -> None:
     """What bt sees in a folder: layout, scans, structures, and what can't be used."""
-    from bt.console import make_console, print_cohort
+    from bt.console import Seen, make_console, print_cohort
     from bt.data.cache import load_volumes
     from bt.data.layouts import find_scans
 
     console = make_console()
     cohort = find_scans(data)
-    with console.status("Reading scans"):
-        loaded = load_volumes(cohort.scans, cohort.labels)
-    print_cohort(console, cohort, loaded)
-    raise typer.Exit(1 if loaded.bad else 0)
+    seen = Seen()
+    with console.status("Reading scans") as status:
+        for number, scan in enumerate(cohort.scans, start=1):
+            status.update(f"Reading scans: {number} of {len(cohort.scans)}")
+            seen.add(load_volumes([scan], cohort.labels))
+    print_cohort(console, cohort, seen)
+    raise typer.Exit(1 if seen.bad else 0)
 
 
 @app.command()
@@ -339,9 +343,11 @@ def doctor(
     from bt.console import make_console, print_findings
     from bt.doctor import examine
 
-    report = examine()
+    console = make_console(to_stderr=json)
+    with console.status("Trying MPI, and some training steps"):
+        report = examine()
     if json:
         typer.echo(dumps(report.to_json(), indent=2))
     else:
-        print_findings(make_console(), report)
+        print_findings(console, report)
     raise typer.Exit(1 if report.problems else 0)

@@ -157,5 +157,5 @@ def test_eval_and_predict_refuse(bt: Bt, cohort: Path, tmp_path: Path) -> None:
 def test_data_show_says_what_is_there(bt: Bt, cohort: Path) -> None:
     ended = bt("data", "show", cohort)
     assert ended.code == 0
-    for shown in ("7 usable, 0 not", "blob, core [bright]", "(16, 20, 16)"):
+    for shown in ("7 usable, 0 not", "blob, core [bright]", "16 × 20 × 16", "1 × 1 × 1.5"):
         assert shown in ended.out
