@@ -13,6 +13,7 @@ from bt import options as opt
 
 app = typer.Typer(
     name="bt",
+    cls=opt.Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -54,10 +55,10 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def train(
     ctx: typer.Context,
-    data: opt.Data = None,
+    data: opt.DataOrDemo = None,
     peers: Annotated[
         int | None, typer.Option(help="How many peers. Default: 5, or the number of MPI ranks.")
     ] = None,
@@ -97,30 +98,30 @@ def train(
 ) -> None:
     """Train a whole federation: processes on this machine, or the ranks of an mpirun.
 
-    Without --data it trains on a demo cohort of simulated brains. An interrupted run goes on
-    when the same command is given again.
+    An interrupted run goes on when the same command is given again.
 
     [bold]bt train --data Task04_Hippocampus --peers 5 --filters 16[/]
 
     [bold]mpirun -n 4 bt train --data brains --rounds 10[/]
+
+    Without --data and --config it simulates a demo cohort of brains and trains on it as if told
+    [bold]--scans-per-peer 4 --margin 0 --filters 16 --epochs 1 --rounds 9[/]
     """
+    from transports.mpi import launched_size
+
+    ranks = launched_size() or 1
+    settings = opt.to_config(ctx.params, opt.defaults(data, config, ranks))
+    if ranks > 1 or settings.federation.transport == "mpi":
+        from bt.mpijob import train_under_mpi
+
+        raise typer.Exit(train_under_mpi(settings, out, as_json=json))
     from bt.console import make_console
-    from bt.mpijob import launched_by_mpi, train_under_mpi
     from bt.train import train as train_here
 
-    settings = opt.to_config(ctx.params, opt.demo_preset(data, config))
-    if launched_by_mpi() and transport not in (None, "mpi"):
-        raise typer.BadParameter(
-            f"--transport {transport} under mpirun: every rank would start all"
-        )
-    under_mpi = settings.federation.transport == "mpi" or launched_by_mpi()
-    if under_mpi:
-        raise typer.Exit(train_under_mpi(settings, out, as_json=json, peers_given=peers))
-    console = make_console(to_stderr=json)
-    raise typer.Exit(train_here(settings, out, console, as_json=json))
+    raise typer.Exit(train_here(settings, out, make_console(to_stderr=json), as_json=json))
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def peer(
     ctx: typer.Context,
     name: Annotated[str, typer.Option(help="This peer's name in the federation.")],
@@ -191,7 +192,7 @@ def peer(
     settings = opt.to_config(given)
     if settings.federation.transport != "zmq":
         raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
-    addresses = opt.addresses(peer)
+    addresses = opt.addresses(name, listen, announce, peer, insecure=insecure)
     code = one_peer.run(
         settings,
         name,
@@ -211,7 +212,7 @@ def peer(
     raise typer.Exit(code)
 
 
-@app.command("eval")
+@app.command("eval", cls=opt.Command)
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
     data: Annotated[str, typer.Option("--data", metavar="DIR", help="Folder of labelled scans.")],
@@ -228,6 +229,10 @@ def evaluate(
     """Score a model on labelled scans: Dice per structure and scan.
 
     [bold]bt eval runs/demo/aggregated.safetensors --data brains[/]
+
+    It scores all labelled scans of the folder, those that the model was trained on included. The
+    results.json of the run names the held-out ones and has their scores; to score them alone
+    again, make a folder of them.
     """
     from json import dumps
 
@@ -254,7 +259,7 @@ def evaluate(
         print_scores(console, scores)
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
     scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A NIfTI or MGZ scan.")],
@@ -287,11 +292,13 @@ def predict(
     print_paths(console, [("segmentation", out), *([("volumes", csv)] if csv else [])])
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Scans: make the demo cohort, look at a folder.")
+data_app = typer.Typer(
+    cls=opt.Group, no_args_is_help=True, help="Scans: make the demo cohort, look at a folder."
+)
 app.add_typer(data_app, name="data")
 
 
-@data_app.command()
+@data_app.command(cls=opt.Command)
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     subjects: Annotated[int, typer.Option(help="How many.")] = 25,
@@ -313,7 +320,7 @@ def demo(
     print_paths(console, [(counted(subjects, "simulated subject"), out)])
 
 
-@data_app.command()
+@data_app.command(cls=opt.Command)
 def show(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of scans, or a manifest.")],
 ) -> None:
@@ -333,7 +340,7 @@ def show(
     raise typer.Exit(1 if seen.bad else 0)
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
