@@ -119,7 +119,7 @@ def run_threads(run: Prepared, out: Path, console: Console) -> str:
                 for node in nodes:
                     node.stop("interrupted")
     for line in failures:
-        console.print(line, style="red")
+        console.print(line, style="red", soft_wrap=True)
     if interrupted:
         console.print(STOPPING)
         return "interrupted"
