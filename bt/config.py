@@ -88,6 +88,7 @@ CHOICES = {
     "transport": ("zmq", "mpi", "inproc"),
 }
 _AT_LEAST = {
+    "spacing_mm": 0.01,
     "slice_step": 1,
     "margin_mm": 0,
     "scans_per_peer": 1,
@@ -152,13 +153,13 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         if not 0 <= value < 1 << 63:
             raise ConfigError(f"seed = {value}: expected 0 to 2^63 - 1")
         return value
+    if name in _POSITIVE and not 0 < value < float("inf"):
+        raise ConfigError(f"{name} = {value}: expected a positive number")
     if name in _AT_LEAST and not value >= _AT_LEAST[name]:  # NaN neither
         raise ConfigError(f"{name} = {value}: expected at least {_AT_LEAST[name]}")
     most = _AT_MOST.get(name, _LARGEST if type(value) is int else None)
     if most is not None and not value <= most:
         raise ConfigError(f"{name} = {value}: expected at most {most}")
-    if name in _POSITIVE and not 0 < value < float("inf"):
-        raise ConfigError(f"{name} = {value}: expected a positive number")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,9 +42,14 @@ def _factory(name: str) -> Any:
     if not colon or not all(part.isidentifier() for part in module.split(".")):
         raise ConfigError(f"model {name!r}: expected quicknat or package.module:factory")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
         raise ConfigError(f"model {name}: {exc}") from exc
+    try:
+        inspect.signature(factory).bind(classes=2, filters=1)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"model {name}: no factory(classes=.., filters=..): {exc}") from exc
+    return factory
 
 
 def describe(config: Config, labels: LabelTable) -> dict[str, Any]:

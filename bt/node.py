@@ -20,6 +20,7 @@ from bt.files import write_atomic
 from bt.modelfile import write_model
 from bt.models import build, describe, task_hash
 from bt.protocol import Peer, Timing
+from bt.quicknat import MULTIPLE_OF
 from bt.runner import Outcome, Runner
 from bt.schedule import Async, Schedule, Sequential
 from bt.trainer import SegmentationTrainer, Trainer
@@ -69,6 +70,15 @@ def make_trainer(
             f"the slices of {len(train)} scans are too large for this machine's memory; take "
             "fewer scans, a higher --slice-step or a larger --spacing"
         ) from exc
+    smallest_batch = len(slices) // -(-len(slices) // config.train.batch_size)
+    if (
+        smallest_batch * slices.images[0].size == MULTIPLE_OF**2
+        and config.model.name == "quicknat"
+    ):
+        raise DataError(  # one pixel is left after four poolings: no statistics of a batch
+            f"slices of {MULTIPLE_OF}x{MULTIPLE_OF} pixels can't be learned from one by one; take "
+            "a larger --batch-size or --margin, or more scans"
+        )
     return SegmentationTrainer(
         build(config.model, labels.classes, config.seed),
         slices,

@@ -57,6 +57,7 @@ def test_the_defaults_are_the_papers() -> None:
         ("[data]\nmargin_mm = nan", "margin_mm = nan: expected at least 0"),
         ("[data]\nmargin_mm = 1" + "0" * 400, "margin_mm = 1000.*: expected float"),
         ("[data]\nspacing_mm = 1e300", "expected at most 100"),
+        ("[data]\nspacing_mm = 1e-300", "expected at least 0.01"),
         ("[train]\nbatch_size = 1" + "0" * 30, "batch_size = 10.*: expected at most 2147483647"),
         ("[train]\nepochs = '" + "x" * 9999 + "'", "epochs = '.{79}: expected int"),
         ("[train]\nepochs = 2020-01-01", "expected int"),

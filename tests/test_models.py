@@ -52,6 +52,8 @@ def test_a_factory_of_ones_own() -> None:
         (":unet", "expected quicknat or package.module:factory"),
         (".nets:unet", "expected quicknat or package.module:factory"),
         (f"{__name__}:", "attribute"),
+        ("torch.nn:Linear", r"torch\.nn:Linear: no factory\(classes=.., filters=..\): missing"),
+        ("math:pi", "not a callable"),
         ("no_such_package.nets:unet", "no_such_package"),
         (f"{__name__}:missing", "missing"),
         (f"{__name__}:not_a_module", "made a str, not a Module"),

@@ -15,6 +15,7 @@ from bt.data.labels import LabelTable, table_of_names
 from bt.data.scan import DataError
 from bt.node import Node, make_trainer
 from bt.runner import Outcome
+from tests.data.test_slices import volume
 from tests.test_runner import TIMEOUT_S, FakeTrainer, Stop
 from transports.inproc import Network
 
@@ -83,3 +84,17 @@ def test_slices_too_large_for_the_memory_are_one_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(nodes, "slices_of", fail)
     with pytest.raises(DataError, match=r"slices of 0 scans are too large.*--slice-step"):
         make_trainer(Config(), "x", AB, [], [])
+
+
+@pytest.mark.parametrize(("slices", "batch_size"), [(1, 4), (3, 2), (4, 1)])
+def test_slices_too_small_for_the_statistics_of_a_batch_are_one_line(
+    slices: int, batch_size: int
+) -> None:
+    blob = volume((16, slices, 16), (slice(4, 12), slice(slices), slice(4, 12)))
+    config = change(Config(), {"filters": 1, "batch_size": batch_size, "device": "cpu"})
+    with pytest.raises(DataError, match="16x16 pixels can't be learned from one by one"):
+        make_trainer(config, "x", AB, [blob], [])
+    enough = change(config, {"batch_size": 4, "precision": "float32"})
+    wider = volume((17, slices, 16), (slice(4, 12), slice(slices), slice(4, 12)))
+    for blobs in ([wider], [blob, blob]):
+        make_trainer(enough, "x", AB, blobs, []).fit(1, 0, lambda: False)
