@@ -79,7 +79,9 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     """Rows of a tab-separated table. Raises DataError where it can't be read as one."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path}: not readable, save it as UTF-8: {exc}") from exc
+    except OSError as exc:
         raise DataError(f"{path}: not readable: {exc}") from exc
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
     try:

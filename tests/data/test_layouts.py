@@ -213,7 +213,8 @@ def test_a_label_map_that_is_none_does_not_keep_the_others_from_being_looked_at(
     write("a_seg.nii.gz", np.where(labels() > 0, wrong, 0).astype(np.float32))
     path = tmp_path / "manifest.tsv"
     path.write_text("image\tlabel\na.nii.gz\ta_seg.nii.gz\n")
-    with pytest.raises(DataError, match="no scan has a label map that can be read"):
+    says = r"no scan has a label map that can be read: .*a_seg\.nii\.gz: not a label map"
+    with pytest.raises(DataError, match=says):
         find_scans(path)
     write("b_seg.nii.gz", labels())
     path.write_text(path.read_text() + "b.nii.gz\tb_seg.nii.gz\n")
@@ -273,3 +274,19 @@ def test_a_file_ending_that_is_no_ending_is_refused(tmp_path: Path, ending: obje
     (tmp_path / "dataset.json").write_text(json.dumps(stated))
     with pytest.raises(DataError, match="file_ending"):
         find_scans(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("image\tlabel\na.nii\tl.nii\n".encode("utf-16"), "save it as UTF-8"),
+        (b"image\tlabel\n/\t/\n", "scans need a printable name"),
+        (b"id\timage\n\x1b[2J\ta.nii\n", "scans need a printable name"),
+        (b"image\tlabel\na.nii\tl.nii\n", "l.nii: missing"),
+    ],
+)
+def test_odd_manifests(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "manifest.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        find_scans(tmp_path)
+    assert caught.value.args[0].isprintable()
