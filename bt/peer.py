@@ -117,9 +117,11 @@ def run(
         print_results(console, {"peers": results, "aggregated": aggregated})
         print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
     if outcome.totals["merged"] == 0 and outcome.reason == "finished":
+        why = "Were the other peers running, and their addresses right?"
+        if len(outcome.aggregated_of) > 1:  # it met them in the end
+            why = "The others had nothing newer when it asked: try more --rounds."
         console.print(
-            f"{name} merged nobody: its model knows its own scans only. Were the other peers "
-            "running, and their addresses right?",
+            f"{name} merged nobody: its model knows its own scans only. {why}",
             style="red",
             soft_wrap=True,
         )

@@ -34,10 +34,10 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
         raise ConfigError("a federation needs at least 2 peers")
     started = time.monotonic()
     run = prepare(config, console)
+    precision = settle_precision(run, console)  # a network or device that there is not ends here
     folder = rundir.choose(out, run_name(config))
     if rundir.enter(folder, run.config):
         console.print(f"Going on with the unfinished run in {folder}", soft_wrap=True)
-    precision = settle_precision(run, console)
     run = replace(run, config=change(run.config, {"precision": precision.name}))
     start = run_threads if config.federation.transport == "inproc" else run_processes
     with interruptible():

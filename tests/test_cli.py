@@ -101,6 +101,7 @@ def test_help_says_what_one_would_not_guess(bt: Bt) -> None:
 def test_train_refuses(bt: Bt, cohort: Path, args: list[str], says: str) -> None:
     args = [str(cohort) if arg == "COHORT" else arg for arg in args]
     refused(bt("train", *SMALL, "--transport", "inproc", "--out", "run", *args), says)
+    assert not Path("run").exists(), "in the way of the next try"
 
 
 def test_train_leaves_a_finished_run_alone(bt: Bt, cohort: Path, tmp_path: Path) -> None:
