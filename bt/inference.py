@@ -121,7 +121,9 @@ def evaluate_folder(
         except (ScanError, LabelError) as exc:
             bad.append(BadScan(scan.id, scan.image, str(exc)))
     if not scores:
-        raise DataError(f"{data}: none of {len(cohort.scans)} scans could be scored")
+        raise DataError(
+            f"{data}: none of {len(cohort.scans)} scans could be scored: {bad[0]}, ..."
+        )
     return Metrics(model.labels.structures[1:], tuple(scores)), bad
 
 

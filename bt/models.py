@@ -112,5 +112,6 @@ def seen_as(description: dict[str, Any]) -> tuple[str, float | None]:
 
 def _unreadable(why: Exception) -> BadModelFile:
     """One short line; `why` may quote anything that a stranger wrote into the file."""
-    reason = " ".join(str(why).split())[:200]
+    missing = "no " if isinstance(why, KeyError) else ""
+    reason = missing + " ".join(str(why).split())[:200]
     return BadModelFile(f"the model's description can't be read: {reason}")

@@ -78,8 +78,33 @@ def test_temporary_names_are_never_the_same(
     assert not any("file" in name for name in replaced)
 
 
-def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(IsADirectoryError, match="folder is a folder; name a file"):
-        write_atomic(tmp_path / "folder", b"x")
-    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+@pytest.mark.parametrize("kind", ["folder", "link", "link to a folder", "dead link", "pipe"])
+def test_what_is_no_file_is_not_taken_away(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "out", tmp_path / "other"
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "link":
+            other.write_text("precious")
+            path.symlink_to(other)
+        case "link to a folder":
+            path.symlink_to(tmp_path)
+        case "dead link":
+            path.symlink_to(other)
+        case "pipe":
+            os.mkfifo(path)
+    before = path.lstat().st_ino
+    with pytest.raises(OSError, match=r"can't write .*out: it is a folder, a link or a device"):
+        write_atomic(path, b"x")
+    assert path.lstat().st_ino == before
+    assert not other.exists() or other.read_text() == "precious"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["file/new", "file/new/new", "x" * 300])
+def test_a_path_that_cannot_be_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OSError, match=f"{name}: (File exists|Not a directory|File name too long)"):
+        write_atomic(tmp_path / name, b"x")
+    assert (tmp_path / "file").read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -122,6 +122,9 @@ def test_what_cant_be_scored_or_segmented_is_named(tmp_path: Path, model: Path) 
     stated.write_text(stated.read_text().replace('blob"', 'lump"'))
     with pytest.raises(DataError, match="labels other structures"):
         inference.evaluate_folder(loaded, folder)
+    (write_cohort(folder, range(1)) / "imagesTr" / "blob_0.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"none of 1 scans could be scored: blob_0: .*unreadable"):
+        inference.evaluate_folder(loaded, folder)
     (tmp_path / "scan.nii.gz").write_bytes(b"nothing")
     with pytest.raises(ScanError, match=r"scan\.nii\.gz"):
         inference.predict(loaded, tmp_path / "scan.nii.gz", tmp_path / "seg.nii.gz")

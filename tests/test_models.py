@@ -119,7 +119,7 @@ def test_a_broken_description_is_refused(change_of: dict[str, object]) -> None:
 def test_a_description_without_labels_is_refused() -> None:
     description = describe(CONFIG, LABELS)
     del description["labels"]
-    with pytest.raises(BadModelFile, match="description can't be read"):
+    with pytest.raises(BadModelFile, match="description can't be read: no 'labels'"):
         restore(FlatWeights.of({"w": torch.zeros(1)}), description)
 
 
