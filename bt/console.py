@@ -152,7 +152,8 @@ class Progress:
                 if not self._console.is_terminal:
                     self._console.print(f"{name:{width}}  {line}", soft_wrap=True)
                 elif event["event"] in ("gone", "reject"):
-                    self._messages = [*self._messages[-4:], f"{name} {line}"]
+                    self._messages = [m for m in self._messages if m != f"{name} {line}"][-4:]
+                    self._messages.append(f"{name} {line}")
         if self._console.is_terminal:
             self._live.update(self._render(), refresh=True)
 

@@ -22,9 +22,8 @@ from bt.config import Config, ConfigError
 from bt.console import make_console
 from bt.errors import USER_ERRORS, printable
 from bt.federation import Prepared, gather, prepare
-from bt.localrun import STOPPING
 from bt.node import Node, peer_names
-from bt.peer import build_trainer, following, own_scans, stopping
+from bt.peer import STOPPING, build_trainer, following, own_scans, stopping
 from bt.train import finish, run_name
 from transports.mpi import MPITransport, world
 

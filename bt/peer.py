@@ -28,6 +28,7 @@ from launchers import lifeline
 from transports.base import Transport
 
 MERGED_NOBODY = 3  # exit code
+STOPPING = "Stopping. Checkpoints are kept: the same command goes on from them."
 _FOLLOW_S = 0.5  # between two looks at the log
 _LAST_CHANCE_S = 4.0  # for leaving cleanly once the launcher is gone
 
@@ -117,7 +118,7 @@ def run(
         print_results(console, {"peers": results, "aggregated": aggregated})
         print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
     if outcome.totals["merged"] == 0 and outcome.reason == "finished":
-        why = "Were the other peers running, and their addresses right?"
+        why = "Were the other peers running, their addresses right, their networks the same?"
         if len(outcome.aggregated_of) > 1:  # it met them in the end
             why = "The others had nothing newer when it asked: try more --rounds."
         console.print(
@@ -126,7 +127,10 @@ def run(
             soft_wrap=True,
         )
         return MERGED_NOBODY
-    return 130 if outcome.reason == "interrupted" else 0
+    if outcome.reason == "interrupted":
+        console.print(STOPPING)
+        return 130
+    return 0
 
 
 @contextmanager

@@ -82,8 +82,11 @@ def test_a_live_table_on_a_terminal(tmp_path: Path) -> None:
         progress.update()
         assert "nobody" not in text.getvalue(), "it has not had the chance"
         log.write("fit", version="1", loss=0.25, dice=0.75, seconds=1.0)
+        for peer in ("peer-2", "peer-2", "peer-3"):
+            log.write("gone", peer=peer, reason="silent")
         progress.update()
     log.close()
+    assert text.getvalue().split("slices, while")[-1].count("lost") == 2, "the same line twice"
     for shown in ("peer-1", "merged from", "1/9", "0.250", "0.750", "nobody"):
         assert shown in text.getvalue()
 

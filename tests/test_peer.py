@@ -19,24 +19,30 @@ TOTALS: dict[str, float] = dict.fromkeys(
 
 
 @pytest.mark.parametrize(
-    ("aggregated_of", "says"),
-    [({"A": "1"}, "Were the other peers running"), ({"A": "1", "B": "1"}, "try more --rounds")],
+    ("reason", "aggregated_of", "code", "says"),
+    [
+        ("finished", {"A": "1"}, peer.MERGED_NOBODY, "Were the other peers running"),
+        ("finished", {"A": "1", "B": "1"}, peer.MERGED_NOBODY, "try more --rounds"),
+        ("interrupted", {}, 130, "the same command goes on"),
+    ],
 )
-def test_who_merged_nobody_hears_why(
+def test_the_last_line_says_what_to_do(
     cohort: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    reason: str,
     aggregated_of: dict[str, str],
+    code: int,
     says: str,
 ) -> None:
     def run(node: peer.Node, trainer: Any, connect: Any) -> Outcome:
-        return Outcome("finished", TOTALS, trainer.weights(), aggregated_of=aggregated_of)
+        return Outcome(reason, TOTALS, trainer.weights(), aggregated_of=aggregated_of)
 
     monkeypatch.setattr(peer.Node, "run", run)
     settings = {"path": str(cohort), "filters": 2, "precision": "float32", "test_scans": 1}
+    config = change(Config(), settings)
     text = io.StringIO()
     console = Console(file=text, markup=False, width=100)
-    config = change(Config(), settings)
-    code = peer.run(config, "A", ["B"], None, tmp_path / "A", console, lambda limit: None)  # type: ignore[arg-type, return-value]
-    assert code == peer.MERGED_NOBODY
+    unused: Any = None
+    assert peer.run(config, "A", ["B"], None, tmp_path / "A", console, unused) == code
     assert says in text.getvalue().splitlines()[-1]
