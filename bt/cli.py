@@ -10,6 +10,7 @@ import typer
 
 from bt import __version__
 from bt import options as opt
+from bt.config import Config
 
 app = typer.Typer(
     name="bt",
@@ -110,15 +111,18 @@ def train(
     from transports.mpi import launched_size
 
     ranks = launched_size() or 1
-    settings = opt.to_config(ctx.params, opt.defaults(data, config, ranks))
-    if ranks > 1 or settings.federation.transport == "mpi":
+
+    def settings() -> Config:
+        return opt.to_config(ctx.params, opt.defaults(data, config, ranks))
+
+    if ranks > 1 or settings().federation.transport == "mpi":
         from bt.mpijob import train_under_mpi
 
         raise typer.Exit(train_under_mpi(settings, out, as_json=json))
     from bt.console import make_console
     from bt.train import train as train_here
 
-    raise typer.Exit(train_here(settings, out, make_console(to_stderr=json), as_json=json))
+    raise typer.Exit(train_here(settings(), out, make_console(to_stderr=json), as_json=json))
 
 
 @app.command(cls=opt.Command)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
 _POLL_S = 0.02  # waiting for the other ranks must leave the processors to them
 
 
-def train_under_mpi(config: Config, out: Path | None, *, as_json: bool) -> int:
+def train_under_mpi(settings: Callable[[], Config], out: Path | None, *, as_json: bool) -> int:
     """This rank's share of the run. Returns the exit code.
 
-    Where the run can't be prepared, rank 0 raises why and the others return 0: one line, not N.
+    Where the settings can't be used or the run not be prepared, rank 0 raises why and the others
+    return 0: one line, not N.
     """
     comm = world()
     first = comm.rank == 0
@@ -50,7 +52,7 @@ def train_under_mpi(config: Config, out: Path | None, *, as_json: bool) -> int:
     failure: Exception | None = None
     if first:
         try:
-            run, folder = _prepare(config, out, comm.size, console)
+            run, folder = _prepare(settings(), out, comm.size, console)
             told = {"out": str(folder), "config": configs.to_toml(run.config)}
         except USER_ERRORS as exc:
             failure = exc
