@@ -17,7 +17,7 @@ from bt.data.slices import slices_of
 from bt.data.volumes import Volume
 from bt.eventlog import EventLog
 from bt.files import write_atomic
-from bt.modelfile import write_model
+from bt.modelfile import BadModelFile, write_model
 from bt.models import build, describe, task_hash
 from bt.protocol import Peer, Timing
 from bt.quicknat import MULTIPLE_OF
@@ -145,6 +145,8 @@ class Node:
             # One after the other where runs must repeat exactly: sums depend on their order.
             pulls_at_once=1 if sequential else federation.pulls_at_once,
         )
+        checkpoints = CheckpointFile(self.folder / "checkpoint.safetensors")
+        self._refuse_other_structures(checkpoints)
         transport = connect(message_limit(weights))
         log = EventLog(self.folder / "events.jsonl")
         try:
@@ -152,7 +154,7 @@ class Node:
                 peer,
                 transport,
                 trainer,
-                CheckpointFile(self.folder / "checkpoint.safetensors"),
+                checkpoints,
                 log,
                 epochs=self._config.train.epochs,
                 limits=Limits(max_message_bytes=message_limit(weights)),
@@ -172,6 +174,19 @@ class Node:
             )
         write_json(self.folder / "results.json", self.results(outcome))
         return outcome
+
+    def _refuse_other_structures(self, checkpoints: CheckpointFile) -> None:
+        """The scans may have got other labels since: the same tensors, another meaning."""
+        checkpoint = checkpoints.load()
+        if checkpoint is None or self._labels is None:
+            return
+        stored = checkpoint.description.get("labels")
+        structures = stored.get("structures") if isinstance(stored, dict) else None
+        if not isinstance(structures, list) or structures[1:] != [*self._labels.structures[1:]]:
+            raise BadModelFile(
+                f"{checkpoints.path} was trained on other structures than the scans have now; "
+                "choose another --out"
+            )
 
     def _schema(self, weights: FlatWeights) -> str:
         """What the others' models must agree with before any weights move."""

@@ -13,8 +13,10 @@ from bt import node as nodes
 from bt.config import Config, change
 from bt.data.labels import LabelTable, table_of_names
 from bt.data.scan import DataError
+from bt.modelfile import BadModelFile
 from bt.node import Node, make_trainer
 from bt.runner import Outcome
+from bt.versions import Version
 from tests.data.test_slices import volume
 from tests.test_runner import TIMEOUT_S, FakeTrainer, Stop
 from transports.inproc import Network
@@ -75,6 +77,16 @@ def test_peers_with_the_same_structures_merge(
     for name, outcome in outcomes.items():
         assert outcome.aggregated_of == {"x": "2", "y": "2"}
         assert rejected(tmp_path, name) == []
+
+
+def test_a_checkpoint_of_other_structures_is_not_gone_on_with(tmp_path: Path) -> None:
+    run_together(tmp_path, {"x": AB})
+    before = (tmp_path / "x" / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(BadModelFile, match=r"trained on other structures.*another --out"):
+        run_together(tmp_path, {"x": BA})
+    assert (tmp_path / "x" / "checkpoint.safetensors").read_bytes() == before
+    for same in (AB, AC):
+        assert run_together(tmp_path, {"x": same})["x"].version == Version(0, 2)
 
 
 def test_slices_too_large_for_the_memory_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
