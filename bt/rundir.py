@@ -20,11 +20,18 @@ class RunFolderError(Exception):
 
 
 def lock(folder: Path) -> None:
-    """Keep `folder` for this process until it ends. Raises RunFolderError if another has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() in _locks:
-        return
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    """Keep `folder` for this process until it ends, making it if need be.
+
+    Raises RunFolderError if another has it, or it can't be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.resolve() in _locks:
+            return
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    except OSError as exc:
+        why = "a file lies there" if isinstance(exc, FileExistsError) else exc.strerror
+        raise RunFolderError(f"can't write to {folder}: {why}; choose another --out") from exc
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -50,14 +57,10 @@ def enter(folder: Path, config: Config) -> bool:
     Raises RunFolderError where it belongs to a finished or to another run.
     """
     stored = folder / "config.toml"
-    try:
-        lock(folder)
-        if not stored.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(stored, configs.to_toml(config).encode())
-            return False
-    except OSError as exc:
-        raise RunFolderError(f"can't write to {folder}: {exc.strerror or exc}") from exc
+    lock(folder)
+    if not stored.exists():
+        write_atomic(stored, configs.to_toml(config).encode())
+        return False
     if _finished(folder):
         raise RunFolderError(f"{folder} holds a finished run; choose another --out")
     differing = configs.differences(configs.read(stored), config)

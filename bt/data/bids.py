@@ -67,9 +67,10 @@ def participants(root: Path) -> dict[str, dict[str, str]]:
 def with_covariates(scan: Scan, row: Mapping[str, str]) -> Scan:
     """`scan` with the columns of its row; `site` and `split` are columns like any other."""
     stated = {k: v for k, v in row.items() if k != "participant_id" and v not in MISSING}
+    site = stated.get("site", scan.site)
     return replace(
         scan,
-        site=stated.get("site", scan.site),
+        site=site if site is None or site.isprintable() else ascii(site),  # it gets printed
         split=stated.get("split", scan.split),
         covariates=stated,
     )

@@ -84,12 +84,12 @@ def test_whatever_the_reader_raises(
     error: type[Exception], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(path: Path) -> None:
-        raise error("of its own")
+        raise error("of its own\x1b")
 
     path = write("image.nii.gz", head())
     monkeypatch.setattr(nib, "load", load)
     reason = bad(Scan("x", path), None, tmp_path / "cache")
-    assert reason == f"{path}: unreadable: of its own"
+    assert reason == rf"{path}: unreadable: 'of its own\x1b'"
 
 
 @pytest.mark.parametrize("where", ["bt.data.checks.np.asanyarray", "bt.data.volumes.normalise"])

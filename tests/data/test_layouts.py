@@ -116,6 +116,8 @@ def test_bids_beside_with_covariates(tmp_path: Path, write: Write) -> None:
     assert (first.id, first.site, first.covariates["age"]) == ("sub-01", "A", "31")
     assert "age" not in second.covariates
     assert cohort.labels is known_table("freesurfer")
+    (tmp_path / "participants.tsv").write_text("participant_id\tsite\nsub-01\t\x1b[2J\n")
+    assert find_scans(tmp_path).scans[0].site == r"'\x1b[2J'", "sites are printed"
 
 
 def test_bids_sessions_runs_and_derivatives(tmp_path: Path, write: Write) -> None:
