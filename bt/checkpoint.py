@@ -9,6 +9,10 @@ from typing import Any
 from bt.modelfile import BadModelFile, read_model, write_model
 from bt.versions import Version, VersionVector
 from bt.weights import FlatWeights
+from transports.base import valid_name
+from transports.messages import MAX_VERSION
+
+TOTALS = ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds")
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Checkpoint:
     weights: FlatWeights
     version: Version
     vector: VersionVector
-    totals: dict[str, float] = field(default_factory=dict)  # counters of the whole run
+    totals: dict[str, float] = field(default_factory=dict)  # of TOTALS; absent: 0
     description: dict[str, Any] = field(default_factory=dict)  # of the model
     peer: str = ""  # whose state this is
 
@@ -47,23 +51,52 @@ class CheckpointFile:
         """The last saved state; None if there is none. Raises BadModelFile."""
         if not self.path.exists():
             return None
+        try:
+            return self._load()
+        except BadModelFile as exc:
+            raise BadModelFile(f"{exc}; move it away to start afresh") from exc
+
+    def _load(self) -> Checkpoint:
         weights, description = read_model(self.path)
         try:
             state = description.pop("peer")
             return Checkpoint(
                 weights,
                 _version(state["version"]),
-                {str(name): _version(stored) for name, stored in state["vector"].items()},
-                {str(name): float(value) for name, value in state["totals"].items()},
+                {_name(name): _version(stored) for name, stored in state["vector"].items()},
+                {_total(name): _amount(value) for name, value in state["totals"].items()},
                 description,
-                str(state.get("name", "")),
+                _name(state["name"]) if state.get("name") else "",
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
-            raise BadModelFile(
-                f"{self.path} is not a peer's checkpoint; move it away to start afresh"
-            ) from exc
+            raise BadModelFile(f"{self.path} is not a peer's checkpoint") from exc
+
+
+# What a file says of itself may be anything; a peer would act on it, and tell others.
 
 
 def _version(stored: Any) -> Version:
     incarnation, count = stored
-    return Version(int(incarnation), int(count))
+    for part in (incarnation, count):
+        if type(part) is not int or not 0 <= part <= MAX_VERSION:
+            raise ValueError(f"version {stored}")
+    return Version(incarnation, count)
+
+
+def _name(stored: Any) -> str:
+    if not valid_name(stored):
+        raise ValueError(f"peer {stored}")
+    return stored
+
+
+def _total(stored: Any) -> str:
+    if stored not in TOTALS:
+        raise ValueError(f"counter {stored}")
+    return str(stored)
+
+
+def _amount(stored: Any) -> float:
+    if type(stored) not in (int, float) or not 0 <= stored < 2**63:
+        raise ValueError(f"counted {stored}")
+    amount: float = stored
+    return amount

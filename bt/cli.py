@@ -10,9 +10,11 @@ import typer
 
 from bt import __version__
 from bt import options as opt
+from bt.config import Config
 
 app = typer.Typer(
     name="bt",
+    cls=opt.Group,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -54,10 +56,10 @@ def _root(
     pass
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def train(
     ctx: typer.Context,
-    data: opt.Data = None,
+    data: opt.DataOrDemo = None,
     peers: Annotated[
         int | None, typer.Option(help="How many peers. Default: 5, or the number of MPI ranks.")
     ] = None,
@@ -97,30 +99,33 @@ def train(
 ) -> None:
     """Train a whole federation: processes on this machine, or the ranks of an mpirun.
 
-    Without --data it trains on a demo cohort of simulated brains. An interrupted run goes on
-    when the same command is given again.
+    An interrupted run goes on when the same command is given again.
 
     [bold]bt train --data Task04_Hippocampus --peers 5 --filters 16[/]
 
     [bold]mpirun -n 4 bt train --data brains --rounds 10[/]
+
+    Without --data and --config it simulates a demo cohort of brains and trains on it as if told
+    [bold]--scans-per-peer 4 --margin 0 --filters 16 --epochs 1 --rounds 9[/]
     """
+    from transports.mpi import launched_size
+
+    ranks = launched_size() or 1
+
+    def settings() -> Config:
+        return opt.to_config(ctx.params, opt.defaults(data, config, ranks))
+
+    if ranks > 1 or settings().federation.transport == "mpi":
+        from bt.mpijob import train_under_mpi
+
+        raise typer.Exit(train_under_mpi(settings, out, as_json=json))
     from bt.console import make_console
-    from bt.mpijob import launched_by_mpi, train_under_mpi
     from bt.train import train as train_here
 
-    settings = opt.to_config(ctx.params, opt.demo_preset(data, config))
-    if launched_by_mpi() and transport not in (None, "mpi"):
-        raise typer.BadParameter(
-            f"--transport {transport} under mpirun: every rank would start all"
-        )
-    under_mpi = settings.federation.transport == "mpi" or launched_by_mpi()
-    if under_mpi:
-        raise typer.Exit(train_under_mpi(settings, out, as_json=json, peers_given=peers))
-    console = make_console(to_stderr=json)
-    raise typer.Exit(train_here(settings, out, console, as_json=json))
+    raise typer.Exit(train_here(settings(), out, make_console(to_stderr=json), as_json=json))
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def peer(
     ctx: typer.Context,
     name: Annotated[str, typer.Option(help="This peer's name in the federation.")],
@@ -191,7 +196,7 @@ def peer(
     settings = opt.to_config(given)
     if settings.federation.transport != "zmq":
         raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
-    addresses = opt.addresses(peer)
+    addresses = opt.addresses(name, listen, announce, peer, insecure=insecure)
     code = one_peer.run(
         settings,
         name,
@@ -211,7 +216,7 @@ def peer(
     raise typer.Exit(code)
 
 
-@app.command("eval")
+@app.command("eval", cls=opt.Command)
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
     data: Annotated[str, typer.Option("--data", metavar="DIR", help="Folder of labelled scans.")],
@@ -228,12 +233,17 @@ def evaluate(
     """Score a model on labelled scans: Dice per structure and scan.
 
     [bold]bt eval runs/demo/aggregated.safetensors --data brains[/]
+
+    It scores all labelled scans of the folder, those that the model was trained on included. The
+    results.json of the run names the held-out ones and has their scores; to score them alone
+    again, make a folder of them.
     """
     from json import dumps
 
     from bt import inference
     from bt.console import make_console, print_scores
 
+    opt.refuse_overwriting(csv, model)
     console = make_console(to_stderr=json)
     loaded = inference.load_model(model, network, device or "auto")
     with console.status("Evaluating") as status:
@@ -244,7 +254,7 @@ def evaluate(
             progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
         )
     for one in bad:
-        console.print(f"left out: {one}", style="yellow")
+        console.print(f"left out: {one}", style="yellow", soft_wrap=True)
     if csv is not None:
         inference.write_scores(csv, metrics)
     scores = inference.to_json(metrics)
@@ -254,7 +264,7 @@ def evaluate(
         print_scores(console, scores)
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
     scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A NIfTI or MGZ scan.")],
@@ -274,6 +284,7 @@ def predict(
     from bt import inference
     from bt.console import make_console, print_paths
 
+    opt.refuse_overwriting(csv, model, scan)
     if not out.name.endswith((".nii.gz", ".nii")):
         raise typer.BadParameter(f"{out}: expected a name ending in .nii.gz or .nii")
     console = make_console()
@@ -287,11 +298,13 @@ def predict(
     print_paths(console, [("segmentation", out), *([("volumes", csv)] if csv else [])])
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Scans: make the demo cohort, look at a folder.")
+data_app = typer.Typer(
+    cls=opt.Group, no_args_is_help=True, help="Scans: make the demo cohort, look at a folder."
+)
 app.add_typer(data_app, name="data")
 
 
-@data_app.command()
+@data_app.command(cls=opt.Command)
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     subjects: Annotated[int, typer.Option(help="How many.")] = 25,
@@ -300,6 +313,7 @@ def demo(
     """Write simulated brains: random warps of an atlas and its template (BIDS layout, 2 mm)."""
     from bt.console import make_console, print_paths
     from bt.data.demo import write_demo_cohort
+    from bt.wording import counted
 
     console = make_console()
     with console.status("Simulating") as status:
@@ -309,27 +323,30 @@ def demo(
             seed=seed,
             progress=lambda done: status.update(f"Simulating: {done} of {subjects} subjects"),
         )
-    print_paths(console, [(f"{subjects} simulated subjects", out)])
+    print_paths(console, [(counted(subjects, "simulated subject"), out)])
 
 
-@data_app.command()
+@data_app.command(cls=opt.Command)
 def show(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of scans, or a manifest.")],
 ) -> None:
     """What bt sees in a folder: layout, scans, structures, and what can't be used."""
-    from bt.console import make_console, print_cohort
+    from bt.console import Seen, make_console, print_cohort
     from bt.data.cache import load_volumes
     from bt.data.layouts import find_scans
 
     console = make_console()
     cohort = find_scans(data)
-    with console.status("Reading scans"):
-        loaded = load_volumes(cohort.scans, cohort.labels)
-    print_cohort(console, cohort, loaded)
-    raise typer.Exit(1 if loaded.bad else 0)
+    seen = Seen()
+    with console.status("Reading scans") as status:
+        for number, scan in enumerate(cohort.scans, start=1):
+            status.update(f"Reading scans: {number} of {len(cohort.scans)}")
+            seen.add(load_volumes([scan], cohort.labels))
+    print_cohort(console, cohort, seen)
+    raise typer.Exit(1 if seen.bad else 0)
 
 
-@app.command()
+@app.command(cls=opt.Command)
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -339,9 +356,11 @@ def doctor(
     from bt.console import make_console, print_findings
     from bt.doctor import examine
 
-    report = examine()
+    console = make_console(to_stderr=json)
+    with console.status("Trying MPI, and some training steps"):
+        report = examine()
     if json:
         typer.echo(dumps(report.to_json(), indent=2))
     else:
-        print_findings(make_console(), report)
+        print_findings(console, report)
     raise typer.Exit(1 if report.problems else 0)

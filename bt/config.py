@@ -88,6 +88,7 @@ CHOICES = {
     "transport": ("zmq", "mpi", "inproc"),
 }
 _AT_LEAST = {
+    "spacing_mm": 0.01,
     "slice_step": 1,
     "margin_mm": 0,
     "scans_per_peer": 1,
@@ -100,7 +101,15 @@ _AT_LEAST = {
     "rounds": 1,
     "pulls_at_once": 1,
 }
-_AT_MOST = {"crop": 1, "margin_mm": 1000, "filters": 1024, "peers": 10_000, "rounds": 1_000_000}
+_AT_MOST = {
+    "crop": 1,
+    "spacing_mm": 100,
+    "margin_mm": 1000,
+    "filters": 1024,
+    "peers": 10_000,
+    "rounds": 1_000_000,
+}
+_LARGEST = (1 << 31) - 1  # of any other whole number: what every library below can take
 _POSITIVE = ("crop", "spacing_mm", "learning_rate", "ping_timeout_s", "pull_timeout_s")
 
 
@@ -128,26 +137,29 @@ def change(config: Config, settings: dict[str, Any]) -> Config:
 def _checked(name: str, value: Any, hint: Any) -> Any:
     if hint == tuple[str, ...]:
         if not isinstance(value, list | tuple) or not all(type(v) is str for v in value):
-            raise ConfigError(f"{name} = {value!r}: expected a list of strings")
+            raise ConfigError(f"{name} = {value!r:.80}: expected a list of strings")
         return tuple(value)
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if float in kinds and type(value) is int:
+    if float in kinds and type(value) is int and abs(value) <= _LARGEST:
         value = float(value)
     if type(value) not in kinds:
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise ConfigError(f"{name} = {value!r}: expected {wanted}")
+        raise ConfigError(f"{name} = {value!r:.80}: expected {wanted}")
     if isinstance(value, str) and not value.isprintable():
-        raise ConfigError(f"{name} = {value!a}: expected printable characters")
+        raise ConfigError(f"{name} = {value!a:.80}: expected printable characters")
     if name in CHOICES and value not in CHOICES[name]:
-        raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(CHOICES[name])}")
-    if name in _AT_LEAST and value < _AT_LEAST[name]:
-        raise ConfigError(f"{name} = {value}: expected at least {_AT_LEAST[name]}")
-    if name in _AT_MOST and value > _AT_MOST[name]:
-        raise ConfigError(f"{name} = {value}: expected at most {_AT_MOST[name]}")
-    if name == "seed" and not 0 <= value < 1 << 63:
-        raise ConfigError(f"seed = {value}: expected 0 to 2^63 - 1")
+        raise ConfigError(f"{name} = {value!r:.80}: expected one of {', '.join(CHOICES[name])}")
+    if name == "seed":
+        if not 0 <= value < 1 << 63:
+            raise ConfigError(f"seed = {value}: expected 0 to 2^63 - 1")
+        return value
     if name in _POSITIVE and not 0 < value < float("inf"):
         raise ConfigError(f"{name} = {value}: expected a positive number")
+    if name in _AT_LEAST and not value >= _AT_LEAST[name]:  # NaN neither
+        raise ConfigError(f"{name} = {value}: expected at least {_AT_LEAST[name]}")
+    most = _AT_MOST.get(name, _LARGEST if type(value) is int else None)
+    if most is not None and not value <= most:
+        raise ConfigError(f"{name} = {value}: expected at most {most}")
     return value
 
 
@@ -165,7 +177,7 @@ def parse(text: str, config: Config | None = None) -> Config:
     """`config` (default: all defaults) with what the TOML `text` sets. Raises ConfigError."""
     try:
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # ValueError: also for a number of 5000 digits
         raise ConfigError(f"not valid TOML: {exc}") from exc
     config = config or Config()
     known = [part.name for part in fields(config)]

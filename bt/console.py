@@ -15,13 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from bt.eventlog import EventReader
+from bt.wording import counted
 
 if TYPE_CHECKING:
     from bt.data.cache import Loaded
+    from bt.data.checks import BadScan
     from bt.data.layouts import Cohort
     from bt.doctor import Report
 
 _DISTANCE = "mean_surface_distance_mm"
+_SPREAD = ("mean of peers", "lowest", "highest")
 _STATE_COLOURS = {
     "starting": "dim",
     "pulling": "cyan",
@@ -72,7 +75,7 @@ class PeerView:
                 self.state = "training"
                 self.version = str(event["version"])
                 self.started = self.last_fit = event["time"]
-                return f"starts at version {self.version} with {event['samples']} scans"
+                return f"starts at version {self.version} with {counted(event['samples'], 'scan')}"
             case "pull" if self.state == "training":
                 self.state = "pulling"
             case "weights":
@@ -149,7 +152,8 @@ class Progress:
                 if not self._console.is_terminal:
                     self._console.print(f"{name:{width}}  {line}", soft_wrap=True)
                 elif event["event"] in ("gone", "reject"):
-                    self._messages = [*self._messages[-4:], f"{name} {line}"]
+                    self._messages = [m for m in self._messages if m != f"{name} {line}"][-4:]
+                    self._messages.append(f"{name} {line}")
         if self._console.is_terminal:
             self._live.update(self._render(), refresh=True)
 
@@ -170,7 +174,7 @@ class Progress:
                 f"{view.version}/{self._rounds}",
                 "" if view.loss is None else f"{view.loss:.3f}",
                 "" if view.loss is None else _number(view.dice),
-                ", ".join(view.merged),
+                ", ".join(view.merged) or ("nobody" if view.fits else ""),
                 f"{view.bytes_in / 1e6:.1f}",
                 f"{view.bytes_out / 1e6:.1f}",
                 duration(view.seconds_left(self._rounds, now)),
@@ -211,20 +215,24 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
     aggregated = results["aggregated"]
     if aggregated is None:
         return
+    if aggregated["dice"] is None:
+        console.print("No Dice: there were no test scans; --test-scans holds some out.")
+        return
+    scored = {name: peer for name, peer in peers.items() if peer["dice"] is not None}
+    several = len(scored) > 1  # of one peer, mean, lowest and highest are the same
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("Dice on the test scans")
-    for heading in ("aggregated", "mean of peers", "lowest", "highest"):
+    for heading in ("aggregated", *(_SPREAD if several else scored)):
         table.add_column(heading, justify="right")
+
+    def add(name: str, dice: float | None, of_peers: list[float | None], style: str = "") -> None:
+        rest = _spread(of_peers) if several else map(_number, of_peers)
+        table.add_row(name, _number(dice), *rest, style=style)
+
     for structure, dice in aggregated["structures"].items():
-        values = [
-            value
-            for peer in peers.values()
-            if (value := (peer.get("structures") or {}).get(structure)) is not None
-        ]
-        table.add_row(structure, _number(dice), *_spread(values))
-    means = [peer["dice"] for peer in peers.values() if peer["dice"] is not None]
+        add(structure, dice, [peer["structures"].get(structure) for peer in scored.values()])
     table.add_section()
-    table.add_row("mean", _number(aggregated["dice"]), *_spread(means), style="bold")
+    add("mean", aggregated["dice"], [peer["dice"] for peer in scored.values()], "bold")
     console.print(table)
 
 
@@ -240,10 +248,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _spread(values: Sequence[float]) -> list[str]:
-    if not values:
-        return ["–", "–", "–"]
-    return [_number(sum(values) / len(values)), _number(min(values)), _number(max(values))]
+def _spread(values: Sequence[float | None]) -> list[str]:
+    found = [value for value in values if value is not None]
+    if not found:
+        return ["–"] * len(_SPREAD)
+    return [_number(sum(found) / len(found)), _number(min(found)), _number(max(found))]
 
 
 def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
@@ -266,27 +275,52 @@ def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
     ranked = sorted((dice, name) for name, dice in scores["scans"].items() if dice is not None)
     if ranked:
         (worst, worst_name), (best, best_name) = ranked[0], ranked[-1]
+        of = counted(len(ranked), "scan")
         console.print(
-            f"{len(ranked)} scans, from {worst:.3f} ({worst_name}) to {best:.3f} ({best_name})"
+            f"{of}, from {worst:.3f} ({worst_name}) to {best:.3f} ({best_name})", soft_wrap=True
         )
 
 
-def print_cohort(console: Console, cohort: Cohort, loaded: Loaded) -> None:
+@dataclass
+class Seen:
+    """What reading a cohort showed; not the scans themselves, they may not fit into memory."""
+
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    spacings_mm: list[tuple[float, ...]] = field(default_factory=list)
+    unknown_ids: set[int] = field(default_factory=set)
+    bad: list[BadScan] = field(default_factory=list)
+
+    def add(self, loaded: Loaded) -> None:
+        """Some more scans."""
+        self.shapes += [volume.image.shape for volume in loaded.volumes]
+        self.spacings_mm += [volume.spacing_mm for volume in loaded.volumes]
+        self.unknown_ids.update(loaded.unknown_ids)
+        self.bad += loaded.bad
+
+
+def print_cohort(console: Console, cohort: Cohort, seen: Seen) -> None:
     """What bt data show found."""
     table = Table.grid(padding=(0, 2))
     table.add_row("layout", cohort.layout)
-    table.add_row("scans", f"{len(loaded.volumes)} usable, {len(loaded.bad)} not")
+    table.add_row("scans", f"{len(seen.shapes)} usable, {len(seen.bad)} not")
     table.add_row("structures", ", ".join(cohort.labels.structures[1:]))
-    if loaded.unknown_ids:
-        table.add_row("taken as background", ", ".join(map(str, loaded.unknown_ids)))
-    shapes = {volume.image.shape for volume in loaded.volumes}
-    if shapes:
-        table.add_row("voxels", f"{min(shapes)} to {max(shapes)}")
-    spacings = {tuple(round(s, 2) for s in volume.spacing_mm) for volume in loaded.volumes}
-    table.add_row("voxel size, mm", ", ".join(map(str, sorted(spacings)[:4])))
+    if seen.unknown_ids:
+        table.add_row("taken as background", ", ".join(map(str, sorted(seen.unknown_ids))))
+    if seen.shapes:
+        table.add_row("voxels", _ranges(seen.shapes))
+        table.add_row("voxel size, mm", _ranges(seen.spacings_mm))
     console.print(table)
-    for bad in loaded.bad:
+    for bad in seen.bad:
         console.print(f"unusable: {bad}", style="red", soft_wrap=True)
+
+
+def _ranges(triples: Sequence[tuple[float, ...]]) -> str:
+    """Lowest and highest along each axis: "31–43 × 40–59 × 24–47", "1 × 1 × 1.5"."""
+    spans = []
+    for values in zip(*triples, strict=True):
+        lowest, highest = f"{min(values):.4g}", f"{max(values):.4g}"
+        spans.append(lowest if lowest == highest else f"{lowest}–{highest}")
+    return " × ".join(spans)
 
 
 def print_findings(console: Console, report: Report) -> None:

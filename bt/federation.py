@@ -26,6 +26,7 @@ from bt.evaluation import evaluate
 from bt.modelfile import read_model
 from bt.models import restore
 from bt.node import peer_names, write_json
+from bt.wording import counted
 
 DEMO_SUBJECTS = 25
 
@@ -64,10 +65,11 @@ def prepare(config: Config, console: Console) -> Prepared:
             )
         config = change(config, {"exclude": (*config.data.exclude, *bad)})
     console.print(
-        f"{len(needed)} scans ({cohort.layout} layout, {cohort.labels.classes - 1} structures) "
+        f"{counted(len(needed), 'scan')} ({cohort.layout} layout, "
+        f"{counted(cohort.labels.classes - 1, 'structure')}) "
         f"read in {time.monotonic() - started:.1f} s"
     )
-    console.print(parts.describe(), style="dim")
+    console.print(parts.describe(), style="dim", soft_wrap=True)
     return Prepared(config, cohort, parts)
 
 
@@ -93,7 +95,7 @@ def _demo_cohort(console: Console) -> Path:
             status.update(f"Making the demo cohort: {done} of {DEMO_SUBJECTS} subjects")
 
         write_demo_cohort(folder, subjects=DEMO_SUBJECTS, progress=show)
-    console.print(f"Demo cohort of {DEMO_SUBJECTS} simulated subjects in {folder}")
+    console.print(f"Demo cohort of {DEMO_SUBJECTS} simulated subjects in {folder}", soft_wrap=True)
     return folder
 
 
@@ -111,7 +113,7 @@ def _read_all(
             status.update(f"Reading scans: {number} of {len(scans)}")
             bad += load_volumes([scan], cohort.labels, config.data.spacing_mm).bad
     for scan_and_reason in bad:
-        console.print(f"unusable: {scan_and_reason}", style="red")
+        console.print(f"unusable: {scan_and_reason}", style="red", soft_wrap=True)
     return tuple(one.id for one in bad)
 
 

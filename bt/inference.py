@@ -6,6 +6,7 @@ Both answer on the scan's own grid: shape, orientation and voxel size are those 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,15 +18,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from bt.config import Config, ConfigError, change
-from bt.data.checks import BadScan, ScanError, read_label_map
+from bt.data.checks import TOO_LARGE, BadScan, ScanError, read_label_map
 from bt.data.labels import LabelError, LabelTable
 from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan, strip_nifti
 from bt.data.volumes import Classes, Volume, prepare, to_scan_grid
 from bt.evaluation import Metrics, ScanScores, score, segment
-from bt.modelfile import BadModelFile, read_model, write_atomic
-from bt.models import restore
+from bt.files import write_atomic
+from bt.modelfile import BadModelFile, read_model
+from bt.models import restore, seen_as
 from bt.precision import Precision, choose_device
 
 
@@ -40,23 +41,28 @@ class Model:
     precision: Precision
 
     def segment(self, volume: Volume) -> Classes:
-        """Classes on the grid of the scan's file."""
-        return to_scan_grid(segment(self.network, volume, self.view, self.precision), volume)
+        """Classes on the grid of the scan's file. Raises ScanError where memory is too small."""
+        try:
+            found = segment(self.network, volume, self.view, self.precision)
+            return to_scan_grid(found, volume)
+        except (MemoryError, RuntimeError) as exc:
+            if isinstance(exc, RuntimeError) and "allocate" not in str(exc):
+                raise  # torch has no error of its own for too little memory on processors
+            raise ScanError(f"{volume.id}: {TOO_LARGE}") from exc
 
 
 def load_model(path: Path, factory: str | None = None, device: str = "auto") -> Model:
     """Read a model file. Raises BadModelFile, FileNotFoundError, NoSuchDevice."""
     weights, description = read_model(path)
-    network, labels = restore(weights, description, factory)
     try:
-        seen_as = {name: description[name] for name in ("view", "spacing_mm")}
-        data = change(Config(), seen_as).data
-    except (KeyError, ConfigError) as exc:
-        raise BadModelFile(f"{path}: its description can't be read: {exc}") from exc
+        network, labels = restore(weights, description, factory)
+        view, spacing_mm = seen_as(description)
+    except BadModelFile as exc:
+        raise BadModelFile(f"{path}: {exc}") from exc
     where = choose_device(device)
     precision = Precision(where, torch.float32, "float32 gives the same result everywhere")
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Model(network.eval(), labels, data.view, data.spacing_mm, precision)
+    return Model(network.eval(), labels, view, spacing_mm, precision)
 
 
 def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
@@ -80,13 +86,8 @@ def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
                 getattr(image, put)(affine, int(code))
             except (ValueError, ArithmeticError):
                 continue  # a broken form of the scan; the one nibabel placed it by is kept
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".partial-{out.name}")
-    try:
-        nib.save(image, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = image.to_bytes()
+    write_atomic(out, gzip.compress(content, 1, mtime=0) if out.suffix == ".gz" else content)
     ml = float(abs(np.linalg.det(stored.affine[:3, :3]))) / 1000
     counts = np.bincount(classes.ravel(), minlength=model.labels.classes)
     names = model.labels.structures[1:]
@@ -120,7 +121,9 @@ def evaluate_folder(
         except (ScanError, LabelError) as exc:
             bad.append(BadScan(scan.id, scan.image, str(exc)))
     if not scores:
-        raise DataError(f"{data}: none of {len(cohort.scans)} scans could be scored")
+        raise DataError(
+            f"{data}: none of {len(cohort.scans)} scans could be scored: {bad[0]}, ..."
+        )
     return Metrics(model.labels.structures[1:], tuple(scores)), bad
 
 

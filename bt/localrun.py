@@ -17,14 +17,13 @@ from bt.console import Progress
 from bt.data.cache import load_volumes
 from bt.federation import Prepared
 from bt.node import Node, make_trainer, peer_names
-from bt.peer import MERGED_NOBODY
+from bt.peer import MERGED_NOBODY, STOPPING
 from launchers.base import Command
 from launchers.local import LocalLauncher
 from transports.inproc import Network
 
 _FOLLOW_S = 0.5  # between two looks at the peers' logs
 _GRACE_S = 4.0  # for peers to leave after Ctrl-C
-STOPPING = "Stopping. Checkpoints are kept: the same command goes on from them."
 
 
 def run_processes(run: Prepared, out: Path, console: Console) -> str:
@@ -119,7 +118,7 @@ def run_threads(run: Prepared, out: Path, console: Console) -> str:
                 for node in nodes:
                     node.stop("interrupted")
     for line in failures:
-        console.print(line, style="red")
+        console.print(line, style="red", soft_wrap=True)
     if interrupted:
         console.print(STOPPING)
         return "interrupted"

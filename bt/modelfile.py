@@ -7,13 +7,13 @@ that `bt eval` and `bt predict` need nothing else.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 
+from bt.files import write_atomic
 from bt.weights import FlatWeights, UnsupportedTensor
 from transports.schema import SchemaError
 
@@ -22,26 +22,6 @@ _KEY = "bt"  # one metadata key with sorted JSON, as on the wire
 
 class BadModelFile(ValueError):
     """A file that can't be used; the message says why and what to do."""
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write to a temporary name, fsync, rename: a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # or the rename itself may be lost
-    finally:
-        os.close(folder)
 
 
 def write_model(path: Path, weights: FlatWeights, description: dict[str, Any]) -> None:
@@ -68,6 +48,9 @@ def read_model(path: Path) -> tuple[FlatWeights, dict[str, Any]]:
     if not isinstance(description, dict):
         raise BadModelFile(f"{path}: its description is not a JSON object")
     try:
-        return FlatWeights.of(tensors), description
+        weights = FlatWeights.of(tensors)
     except (SchemaError, UnsupportedTensor) as exc:
         raise BadModelFile(f"{path}: {exc}") from exc
+    if not weights.is_finite():
+        raise BadModelFile(f"{path} is damaged: a weight is NaN or infinite")
+    return weights, description

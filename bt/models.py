@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +18,7 @@ from bt.data.labels import LabelError, LabelTable
 from bt.modelfile import BadModelFile
 from bt.quicknat import QuickNAT
 from bt.weights import FlatWeights, schema_of
+from transports.schema import Schema
 
 
 def build(model: ModelConfig, classes: int, seed: int) -> nn.Module:
@@ -34,12 +39,17 @@ def build(model: ModelConfig, classes: int, seed: int) -> nn.Module:
 
 def _factory(name: str) -> Any:
     module, colon, attribute = name.partition(":")
-    if not colon:
+    if not colon or not all(part.isidentifier() for part in module.split(".")):
         raise ConfigError(f"model {name!r}: expected quicknat or package.module:factory")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as exc:
         raise ConfigError(f"model {name}: {exc}") from exc
+    try:
+        inspect.signature(factory).bind(classes=2, filters=1)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"model {name}: no factory(classes=.., filters=..): {exc}") from exc
+    return factory
 
 
 def describe(config: Config, labels: LabelTable) -> dict[str, Any]:
@@ -51,6 +61,15 @@ def describe(config: Config, labels: LabelTable) -> dict[str, Any]:
         "view": config.data.view,
         "spacing_mm": config.data.spacing_mm,
     }
+
+
+def task_hash(schema: Schema, structures: Sequence[str]) -> str:
+    """SHA-256 of what peers must have in common for their average to mean something.
+
+    That is the tensors, and which structure each class is: `structures` in the order of the
+    classes, background excluded.
+    """
+    return hashlib.sha256(json.dumps([schema.hash, *structures]).encode()).hexdigest()
 
 
 def restore(
@@ -65,10 +84,10 @@ def restore(
         model = change(Config(), description["model"]).model  # checked like any setting
         labels = LabelTable.from_json(description["labels"])
     except (KeyError, TypeError, AttributeError, ConfigError, LabelError) as exc:
-        raise BadModelFile(f"the model file's description can't be read: {exc}") from exc
+        raise _unreadable(exc) from exc
     if model.name != "quicknat" and factory is None:
         raise BadModelFile(
-            f"its network is {model.name!a}: if you trust that code, name it with "
+            f"its network is {model.name!a:.80}: if you trust that code, name it with "
             "--model package.module:factory"
         )
     model = ModelConfig(factory or model.name, model.filters)
@@ -79,3 +98,20 @@ def restore(
     network = build(model, labels.classes, seed=0)
     weights.load_into(network)
     return network, labels
+
+
+def seen_as(description: dict[str, Any]) -> tuple[str, float | None]:
+    """The view and the voxel size that a model was trained on. Raises BadModelFile."""
+    try:
+        stated = {"view": str(description["view"]), "spacing_mm": description["spacing_mm"]}
+        data = change(Config(), stated).data
+    except (KeyError, ConfigError) as exc:
+        raise _unreadable(exc) from exc
+    return data.view, data.spacing_mm
+
+
+def _unreadable(why: Exception) -> BadModelFile:
+    """One short line; `why` may quote anything that a stranger wrote into the file."""
+    missing = "no " if isinstance(why, KeyError) else ""
+    reason = missing + " ".join(str(why).split())[:200]
+    return BadModelFile(f"the model's description can't be read: {reason}")

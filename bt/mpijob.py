@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,12 @@ from bt import config as configs
 from bt import rundir
 from bt.config import Config, ConfigError
 from bt.console import make_console
-from bt.errors import USER_ERRORS
+from bt.errors import USER_ERRORS, printable
 from bt.federation import Prepared, gather, prepare
-from bt.localrun import STOPPING
 from bt.node import Node, peer_names
-from bt.peer import build_trainer, following, stopping
+from bt.peer import STOPPING, build_trainer, following, own_scans, stopping
 from bt.train import finish, run_name
-from transports.mpi import MPITransport, launched_size, world
+from transports.mpi import MPITransport, world
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -35,15 +34,12 @@ if TYPE_CHECKING:
 _POLL_S = 0.02  # waiting for the other ranks must leave the processors to them
 
 
-def launched_by_mpi() -> bool:
-    """Whether mpirun or srun started this process as one of several."""
-    return (launched_size() or 0) > 1
+def train_under_mpi(settings: Callable[[], Config], out: Path | None, *, as_json: bool) -> int:
+    """This rank's share of the run. Returns the exit code.
 
-
-def train_under_mpi(
-    config: Config, out: Path | None, *, as_json: bool, peers_given: int | None
-) -> int:
-    """This rank's share of the run. Returns the exit code."""
+    Where the settings can't be used or the run not be prepared, rank 0 raises why and the others
+    return 0: one line, not N.
+    """
     comm = world()
     first = comm.rank == 0
     # plain: mpirun gives its ranks a terminal even where its own output goes to a file
@@ -51,21 +47,21 @@ def train_under_mpi(
         make_console(to_stderr=as_json, plain=True) if first else Console(quiet=True, markup=False)
     )
     started = time.monotonic()
+    run: Prepared | None = None
+    told: dict[str, Any] = {}
+    failure: Exception | None = None
+    if first:
+        try:
+            run, folder = _prepare(settings(), out, comm.size, console)
+            told = {"out": str(folder), "config": configs.to_toml(run.config)}
+        except USER_ERRORS as exc:
+            failure = exc
+    told = _share(comm, told)
+    if failure is not None:
+        raise failure
+    if not told:
+        return 0
     try:
-        run: Prepared | None = None
-        told: dict[str, Any] = {}
-        if first:
-            try:
-                run, folder = _prepare(config, out, comm.size, peers_given, console)
-                told = {"out": str(folder), "config": configs.to_toml(run.config)}
-            except USER_ERRORS as exc:
-                told = {"error": str(exc)}
-        told = _share(comm, told)
-        if "error" in told:
-            if first:
-                console.print(f"bt: {told['error']}", style="red", soft_wrap=True)
-            _wait(comm.Ibarrier())
-            return 1
         ended = _take_part(comm, configs.parse(told["config"]), Path(told["out"]), console)
         _wait(comm.Ibarrier())  # all have written their results
         code = 0
@@ -78,25 +74,36 @@ def train_under_mpi(
         _wait(comm.Ibarrier())
         return code
     except USER_ERRORS as exc:
-        Console(stderr=True, markup=False).print(f"bt: rank {comm.rank}: {exc}", style="red")
+        Console(stderr=True, markup=False).print(
+            f"bt: rank {comm.rank}: {printable(str(exc))}", style="red", soft_wrap=True
+        )
         comm.Abort(1)  # the others would wait for this rank for ever
         raise
 
 
 def _prepare(
-    config: Config, out: Path | None, ranks: int, peers_given: int | None, console: Console
+    config: Config, out: Path | None, ranks: int, console: Console
 ) -> tuple[Prepared, Path]:
-    if peers_given is not None and peers_given != ranks:
-        raise ConfigError(
-            f"--peers {peers_given}, but mpirun started {ranks} ranks: one is a peer"
-        )
+    asked = config.federation
     if ranks < 2:
-        raise ConfigError("a federation needs at least 2 ranks: mpirun -n 5 bt train")
-    federation = replace(config.federation, peers=ranks, transport="mpi")
-    run = prepare(replace(config, federation=federation), console)
+        raise ConfigError(
+            "transport mpi: every rank is a peer, and there is only one; start it as "
+            f"mpirun -n {max(2, asked.peers)} bt train"
+        )
+    if asked.transport != "mpi":
+        raise ConfigError(
+            f"transport {asked.transport} under mpirun: every rank would start all peers; "
+            "use --transport mpi, or leave out mpirun"
+        )
+    if asked.peers != ranks:
+        raise ConfigError(
+            f"{asked.peers} peers, as --peers or the config file says, but mpirun started {ranks} "
+            f"ranks: use mpirun -n {asked.peers}, or --peers {ranks}"
+        )
+    run = prepare(config, console)
     folder = rundir.choose(out, run_name(config)).resolve()
     if rundir.enter(folder, run.config):
-        console.print(f"Going on with the unfinished run in {folder}")
+        console.print(f"Going on with the unfinished run in {folder}", soft_wrap=True)
     return run, folder
 
 
@@ -106,8 +113,9 @@ def _take_part(comm: MPI.Intracomm, config: Config, out: Path, console: Console)
     name = names[comm.rank]
     others = [other for other in names if other != name]
     torch.set_num_threads(_threads(comm))
-    trainer, labels = build_trainer(config, name, f"{comm.rank + 1}/{comm.size}", console)
-    node = Node(name, others, out / name, config, labels)
+    own = own_scans(config, f"{comm.rank + 1}/{comm.size}")
+    trainer = build_trainer(config, name, own, console)
+    node = Node(name, others, out / name, config, own.labels)
     folders = {each: out / each for each in names} if comm.rank == 0 else {}
     with stopping(node), following(console, folders, config.federation.rounds):
         outcome = node.run(

@@ -16,10 +16,12 @@ from bt.data.scan import DataError, Scan
 from bt.data.slices import slices_of
 from bt.data.volumes import Volume
 from bt.eventlog import EventLog
-from bt.modelfile import write_atomic, write_model
-from bt.models import build, describe
+from bt.files import write_atomic
+from bt.modelfile import BadModelFile, write_model
+from bt.models import build, describe, task_hash
 from bt.others import Timing
 from bt.protocol import Peer
+from bt.quicknat import MULTIPLE_OF
 from bt.runner import Outcome, Runner
 from bt.schedule import Async, Schedule, Sequential
 from bt.trainer import SegmentationTrainer, Trainer
@@ -61,9 +63,25 @@ def make_trainer(
     All peers of a federation start from the same weights; each shuffles its slices its own way.
     """
     data = config.data
+    try:
+        slices = slices_of(train, data.view, data.slice_step, data.margin_mm)
+    except MemoryError as exc:
+        raise DataError(
+            f"the slices of {len(train)} scans are too large for this machine's memory; take "
+            "fewer scans, a higher --slice-step or a larger --spacing"
+        ) from exc
+    smallest_batch = len(slices) // -(-len(slices) // config.train.batch_size)
+    if (
+        smallest_batch * slices.images[0].size == MULTIPLE_OF**2
+        and config.model.name == "quicknat"
+    ):
+        raise DataError(  # one pixel is left after four poolings: no statistics of a batch
+            f"slices of {MULTIPLE_OF}x{MULTIPLE_OF} pixels can't be learned from one by one; take "
+            "a larger --batch-size or --margin, or more scans"
+        )
     return SegmentationTrainer(
         build(config.model, labels.classes, config.seed),
-        slices_of(train, data.view, data.slice_step, data.margin_mm),
+        slices,
         samples=len(train),
         structures=labels.structures[1:],
         view=data.view,
@@ -100,6 +118,7 @@ class Node:
         self.others = tuple(others)
         self.folder = folder
         self._config = config
+        self._labels = labels
         self._description = describe(config, labels) if labels else {}
         self._runner: Runner | None = None
         self._stop_reason: str | None = None
@@ -119,7 +138,7 @@ class Node:
             me=self.name,
             others=self.others,
             samples=trainer.samples,
-            schema=weights.schema.hash,
+            schema=self._schema(weights),
             rounds=federation.rounds,
             image_bytes=image.nbytes(weights.schema),
             header_bytes=image.header_bytes(weights.schema),
@@ -128,6 +147,8 @@ class Node:
             # One after the other where runs must repeat exactly: sums depend on their order.
             pulls_at_once=1 if sequential else federation.pulls_at_once,
         )
+        checkpoints = CheckpointFile(self.folder / "checkpoint.safetensors")
+        self._refuse_other_structures(checkpoints)
         transport = connect(message_limit(weights))
         log = EventLog(self.folder / "events.jsonl")
         try:
@@ -135,7 +156,7 @@ class Node:
                 peer,
                 transport,
                 trainer,
-                CheckpointFile(self.folder / "checkpoint.safetensors"),
+                checkpoints,
                 log,
                 epochs=self._config.train.epochs,
                 limits=Limits(max_message_bytes=message_limit(weights)),
@@ -155,6 +176,25 @@ class Node:
             )
         write_json(self.folder / "results.json", self.results(outcome))
         return outcome
+
+    def _refuse_other_structures(self, checkpoints: CheckpointFile) -> None:
+        """The scans may have got other labels since: the same tensors, another meaning."""
+        checkpoint = checkpoints.load()
+        if checkpoint is None or self._labels is None:
+            return
+        stored = checkpoint.description.get("labels")
+        structures = stored.get("structures") if isinstance(stored, dict) else None
+        if not isinstance(structures, list) or structures[1:] != [*self._labels.structures[1:]]:
+            raise BadModelFile(
+                f"{checkpoints.path} was trained on other structures than the scans have now; "
+                "choose another --out"
+            )
+
+    def _schema(self, weights: FlatWeights) -> str:
+        """What the others' models must agree with before any weights move."""
+        if self._labels is None:
+            return weights.schema.hash
+        return task_hash(weights.schema, self._labels.structures[1:])
 
     def results(self, outcome: Outcome) -> dict[str, Any]:
         """What results.json says of this peer."""

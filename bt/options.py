@@ -6,9 +6,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from bt import config as configs
 from bt.config import Config
+from transports.base import TransportError, valid_name
+from transports.endpoints import Ipc, Tcp, parse
+
+
+class _PlainFlags:
+    """Help without the <bool> that typer shows beside flags."""
+
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if getattr(param, "is_flag", False):
+                param.metavar = ""
+        return params
+
+
+class Command(_PlainFlags, TyperCommand):
+    """A bt command."""
+
+
+class Group(_PlainFlags, TyperGroup):
+    """A command of commands."""
+
 
 _DATA, _NETWORK, _RUN = "Scans", "Network and training", "Federation"
 
@@ -16,13 +39,23 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE.toml", help="Settings; options given beside it win."),
 ]
+_FOLDER = "Folder of scans (Decathlon/nnU-Net, BIDS, FreeSurfer, MALC) or a TSV manifest."
 Data = Annotated[
     str | None,
     typer.Option(
         "--data",
         metavar="DIR",
         rich_help_panel=_DATA,
-        help="Folder of scans (Decathlon/nnU-Net, BIDS, FreeSurfer, MALC) or a TSV manifest.",
+        help=f"{_FOLDER} Needed, if not in --config.",
+    ),
+]
+DataOrDemo = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        rich_help_panel=_DATA,
+        help=f"{_FOLDER} Default: a demo cohort is simulated.",
     ),
 ]
 ScansPerPeer = Annotated[
@@ -30,7 +63,11 @@ ScansPerPeer = Annotated[
     typer.Option(rich_help_panel=_DATA, help="Training scans each. Default: all, divided evenly."),
 ]
 TestScans = Annotated[
-    int | None, typer.Option(rich_help_panel=_DATA, help="Scans held out for testing. Default: 5.")
+    int | None,
+    typer.Option(
+        rich_help_panel=_DATA,
+        help="Scans held out for testing. Default: 5, of bt peer without --part 0.",
+    ),
 ]
 SplitBy = Annotated[
     str | None,
@@ -188,7 +225,7 @@ def to_config(given: dict[str, Any], base: Config | None = None) -> Config:
 
 
 # What trains in minutes on two processors; anything given on the command line wins.
-_DEMO = {
+DEMO = {
     "scans_per_peer": 4,
     "margin_mm": 0.0,
     "filters": 16,
@@ -197,19 +234,77 @@ _DEMO = {
 }
 
 
-def demo_preset(data: str | None, config: Path | None) -> Config:
-    """The settings `bt train` starts from: smaller ones for the demo cohort."""
-    return Config() if data or config else configs.change(Config(), _DEMO)
+def defaults(data: str | None, config: Path | None, ranks: int) -> Config:
+    """What `bt train` starts from: smaller settings for the demo cohort, under MPI a rank a peer.
+
+    A file or an option that says otherwise wins here, so that it can be refused and not ignored.
+    """
+    settings: dict[str, Any] = {} if data or config else dict(DEMO)
+    if ranks > 1:
+        settings |= {"peers": ranks, "transport": "mpi"}
+    return configs.change(Config(), settings)
 
 
-def addresses(peers: list[str]) -> dict[str, str]:
-    """["B=tcp://..."] -> {"B": "tcp://..."}. Raises ConfigError."""
+def addresses(
+    name: str, listen: str, announce: str | None, peers: list[str], *, insecure: bool
+) -> dict[str, str]:
+    """["B=tcp://..."] -> {"B": "tcp://..."}, for the peer `name` that listens at `listen`.
+
+    What can be checked of names and addresses is, before scans are read. Raises ConfigError.
+    """
     found: dict[str, str] = {}
     for entry in peers:
-        name, equals, address = entry.partition("=")
-        if not (equals and name and address):
-            raise configs.ConfigError(f"--peer {entry}: expected NAME=ADDRESS")
-        if name in found:
-            raise configs.ConfigError(f"--peer {name} is given twice")
-        found[name] = address
+        other, equals, address = entry.partition("=")
+        if not (equals and other and address):
+            raise configs.ConfigError(
+                f"--peer {entry}: expected NAME=ADDRESS, for example B=tcp://127.0.0.1:7302"
+            )
+        if other in found:
+            raise configs.ConfigError(f"--peer {other} is given twice")
+        found[other] = address
+    if name in found:
+        raise configs.ConfigError(f"--peer {name}: that is this peer itself, name the others only")
+    for each in (name, *found):
+        if not valid_name(each):
+            raise configs.ConfigError(
+                f"{each!r} can't name a peer: expected up to 64 of A-Z a-z 0-9 . _ -, the first "
+                "a letter or digit"
+            )
+    own = _to_listen("--listen", listen, insecure=insecure)
+    if announce is not None:
+        place = _to_listen("--announce", announce, insecure=insecure)
+        if isinstance(own, Ipc) or isinstance(place, Ipc):
+            raise configs.ConfigError("--announce goes with --listen tcp://, and takes tcp:// too")
+    taken = {own: "this peer itself"}
+    for other, address in found.items():
+        place = _endpoint("--peer", address)
+        if isinstance(place, Tcp) and (place.host == "*" or not place.port):
+            raise configs.ConfigError(f"--peer {other}={address}: expected one host and port")
+        if place in taken:
+            raise configs.ConfigError(f"--peer {other}={address}: {taken[place]} listens there")
+        taken[place] = other
     return found
+
+
+def _to_listen(option: str, address: str, *, insecure: bool) -> Tcp | Ipc:
+    place = _endpoint(option, address)
+    if isinstance(place, Tcp) and not insecure and not place.is_loopback:
+        raise configs.ConfigError(
+            f"{option} {address}: other machines can reach that, and nothing is encrypted: listen "
+            "on 127.0.0.1, or add --insecure if a VPN or a tunnel protects it"
+        )
+    return place
+
+
+def _endpoint(option: str, address: str) -> Tcp | Ipc:
+    try:
+        return parse(address)
+    except TransportError as exc:
+        raise configs.ConfigError(f"{option}: {exc}") from exc
+
+
+def refuse_overwriting(output: Path | None, *inputs: Path) -> None:
+    """Raise BadParameter if what is to be written is one of the files read."""
+    for path in inputs:
+        if output is not None and output.exists() and path.exists() and output.samefile(path):
+            raise typer.BadParameter(f"{output} is read by this command; choose another name")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -19,15 +20,25 @@ from bt.data.labels import LabelTable
 from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan
 from bt.federation import split_of
-from bt.modelfile import write_atomic
+from bt.files import write_atomic
 from bt.node import Node, load_usable, make_trainer
 from bt.trainer import SegmentationTrainer
+from bt.wording import counted
 from launchers import lifeline
 from transports.base import Transport
 
 MERGED_NOBODY = 3  # exit code
+STOPPING = "Stopping. Checkpoints are kept: the same command goes on from them."
 _FOLLOW_S = 0.5  # between two looks at the log
 _LAST_CHANCE_S = 4.0  # for leaving cleanly once the launcher is gone
+
+
+class Own(NamedTuple):
+    """What is one peer's."""
+
+    labels: LabelTable
+    train: Sequence[Scan]
+    test: Sequence[Scan]
 
 
 def parse_part(part: str) -> tuple[int, int]:
@@ -40,10 +51,8 @@ def parse_part(part: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def own_scans(
-    config: Config, part: str | None
-) -> tuple[LabelTable, Sequence[Scan], Sequence[Scan]]:
-    """Labels, training scans and test scans of this peer.
+def own_scans(config: Config, part: str | None) -> Own:
+    """Which scans are this peer's; they are not read yet.
 
     With a part, that part of the split `bt train` makes; without, all scans are this peer's, but
     for `test_scans` held out.
@@ -57,25 +66,25 @@ def own_scans(
     found = split_of(replace(config, federation=federation), replace(cohort, scans=kept))
     # Without a part all scans are this peer's, and one without a label map must be named.
     unlabelled = [scan for scan in kept if scan.label_map is None and part is None]
-    return cohort.labels, (*found.peers[number - 1], *unlabelled), found.test
+    return Own(cohort.labels, (*found.peers[number - 1], *unlabelled), found.test)
 
 
-def build_trainer(
-    config: Config, name: str, part: str | None, console: Console
-) -> tuple[SegmentationTrainer, LabelTable]:
+def build_trainer(config: Config, name: str, own: Own, console: Console) -> SegmentationTrainer:
     """Read this peer's scans and make its trainer, saying what was found and chosen."""
-    labels, train, test = own_scans(config, part)
-    volumes, left_out = load_usable(train, labels, config.data)
-    test_volumes, left_out_too = load_usable(test, labels, config.data)
+    with console.status("Reading scans"):
+        volumes, left_out = load_usable(own.train, own.labels, config.data)
+        test_volumes, left_out_too = load_usable(own.test, own.labels, config.data)
     for line in left_out + left_out_too:
-        console.print(f"left out: {line}", style="yellow")
-    trainer = make_trainer(config, name, labels, volumes, test_volumes)
+        console.print(f"left out: {line}", style="yellow", soft_wrap=True)
+    with console.status("Making the network"):
+        trainer = make_trainer(config, name, own.labels, volumes, test_volumes)
     console.print(
-        f"{name}: {len(volumes)} training and {len(test_volumes)} test scans, "
-        f"{len(trainer.images)} slices; {trainer.precision.name} on {trainer.precision.device} "
-        f"({trainer.precision.reason})"
+        f"{name}: {counted(len(volumes), 'training scan')}, "
+        f"{counted(len(test_volumes), 'test scan')}, {counted(len(trainer.images), 'slice')}; "
+        f"{trainer.precision.name} on {trainer.precision.device} ({trainer.precision.reason})",
+        soft_wrap=True,
     )
-    return trainer, labels
+    return trainer
 
 
 def run(
@@ -92,11 +101,12 @@ def run(
     A launcher that holds a lifeline evaluates the aggregated model itself, once for all.
     """
     launched = lifeline.held()
+    own = own_scans(config, part)
     rundir.lock(out)
     if not launched:  # a launcher keeps the config of its run
         write_atomic(out / "config.toml", to_toml(config).encode())
-    trainer, labels = build_trainer(config, name, part, console)
-    node = Node(name, others, out, config, labels)
+    trainer = build_trainer(config, name, own, console)
+    node = Node(name, others, out, config, own.labels)
     with stopping(node), following(console, {name: out}, config.federation.rounds):
         outcome = node.run(trainer, connect)
     results = {name: node.results(outcome)}
@@ -108,14 +118,19 @@ def run(
         print_results(console, {"peers": results, "aggregated": aggregated})
         print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
     if outcome.totals["merged"] == 0 and outcome.reason == "finished":
+        why = "Were the other peers running, their addresses right, their networks the same?"
+        if len(outcome.aggregated_of) > 1:  # it met them in the end
+            why = "The others had nothing newer when it asked: try more --rounds."
         console.print(
-            f"{name} merged nobody: its model knows its own scans only. Were the other peers "
-            "running, and their addresses right?",
+            f"{name} merged nobody: its model knows its own scans only. {why}",
             style="red",
             soft_wrap=True,
         )
         return MERGED_NOBODY
-    return 130 if outcome.reason == "interrupted" else 0
+    if outcome.reason == "interrupted":
+        console.print(STOPPING)
+        return 130
+    return 0
 
 
 @contextmanager

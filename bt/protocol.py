@@ -203,7 +203,7 @@ class Peer:
         if message.schema != self.schema:
             reason = (
                 f"trains another model (schema {message.schema[:8]}, ours {self.schema[:8]}); "
-                "network, filters and number of structures must be the same everywhere"
+                "network, filters and structures, in order, must be the same everywhere"
             )
             self._set_aside(sender, reason, now, out)
             return
@@ -223,7 +223,8 @@ class Peer:
         At most once per peer, and by small steps: a liar must not drive versions up.
         """
         rise = seen.incarnation + 1 - self.version.incarnation
-        if sender in self._told_of_loss or rise > MOST_LOSSES:
+        too_high = rise > MOST_LOSSES or seen.incarnation >= messages.MAX_VERSION
+        if sender in self._told_of_loss or too_high:
             self._set_aside(sender, f"claims to have merged our version {seen}", now, out)
             return
         self._told_of_loss.add(sender)

@@ -10,7 +10,7 @@ from typing import Any
 
 from bt import config as configs
 from bt.config import Config
-from bt.modelfile import write_atomic
+from bt.files import write_atomic
 
 _locks: dict[Path, int] = {}  # open as long as the process lives
 
@@ -20,11 +20,18 @@ class RunFolderError(Exception):
 
 
 def lock(folder: Path) -> None:
-    """Keep `folder` for this process until it ends. Raises RunFolderError if another has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() in _locks:
-        return
-    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    """Keep `folder` for this process until it ends, making it if need be.
+
+    Raises RunFolderError if another has it, or it can't be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.resolve() in _locks:
+            return
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    except OSError as exc:
+        why = "a file lies there" if isinstance(exc, FileExistsError) else exc.strerror
+        raise RunFolderError(f"can't write to {folder}: {why}; choose another --out") from exc
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -50,16 +57,11 @@ def enter(folder: Path, config: Config) -> bool:
     Raises RunFolderError where it belongs to a finished or to another run.
     """
     stored = folder / "config.toml"
-    try:
-        lock(folder)
-        if not stored.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(stored, configs.to_toml(config).encode())
-            return False
-    except OSError as exc:
-        raise RunFolderError(f"can't write to {folder}: {exc.strerror or exc}") from exc
-    if _finished(folder):
-        raise RunFolderError(f"{folder} holds a finished run; choose another --out")
+    refuse_finished(folder)
+    lock(folder)
+    if not stored.exists():
+        write_atomic(stored, configs.to_toml(config).encode())
+        return False
     differing = configs.differences(configs.read(stored), config)
     if differing:
         raise RunFolderError(
@@ -67,6 +69,12 @@ def enter(folder: Path, config: Config) -> bool:
             "repeat its command to go on with it, or choose another --out"
         )
     return True
+
+
+def refuse_finished(folder: Path | None) -> None:
+    """Raise RunFolderError if a finished run is there: before minutes go into another one."""
+    if folder is not None and _finished(folder):
+        raise RunFolderError(f"{folder} holds a finished run; choose another --out")
 
 
 def read_results(path: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bt import events
-from bt.checkpoint import Checkpoint, CheckpointFile
+from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
 from bt.eventlog import EventLog
 from bt.intake import Intake, Refused
 from bt.merge import MergeRule, WeightedMean
@@ -91,8 +91,7 @@ class Runner:
         self._pinged: set[str] = set()  # who has not answered yet
         self._outcome = Outcome("finished", {}, self._snapshot)
         self._totals = self._outcome.totals
-        for name in ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds"):
-            self._totals[name] = 0
+        self._totals.update(dict.fromkeys(TOTALS, 0))
 
     def stop(self, reason: str) -> None:
         """Leave as soon as the running batch ends. Safe from signal handlers and threads."""

@@ -32,12 +32,13 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
     """A whole run on this machine. Returns the exit code."""
     if config.federation.peers < 2:
         raise ConfigError("a federation needs at least 2 peers")
+    rundir.refuse_finished(out)
     started = time.monotonic()
     run = prepare(config, console)
+    precision = settle_precision(run, console)  # a network or device that there is not ends here
     folder = rundir.choose(out, run_name(config))
     if rundir.enter(folder, run.config):
-        console.print(f"Going on with the unfinished run in {folder}")
-    precision = settle_precision(run, console)
+        console.print(f"Going on with the unfinished run in {folder}", soft_wrap=True)
     run = replace(run, config=change(run.config, {"precision": precision.name}))
     start = run_threads if config.federation.transport == "inproc" else run_processes
     with interruptible():
@@ -52,9 +53,10 @@ def settle_precision(run: Prepared, console: Console) -> Precision:
     torch.set_num_threads(1)  # as the peers will have
     labels, data = run.cohort.labels, run.config.data
     volumes = load_volumes(run.split.peers[0][:1], labels, data.spacing_mm).volumes
-    precision = make_trainer(run.config, "", labels, volumes, ()).precision
+    with console.status("Making the network"):
+        precision = make_trainer(run.config, "", labels, volumes, ()).precision
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    console.print(f"{precision.name} on {precision.device} ({precision.reason})")
+    console.print(f"{precision.name} on {precision.device} ({precision.reason})", soft_wrap=True)
     return precision
 
 
@@ -68,7 +70,10 @@ def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: 
     ended = results["ended"]
     if ended == "finished" and not any(peer["merged"] for peer in results["peers"].values()):
         ended = "merged nobody"
-        console.print("No peer merged another's model: this was no federation.", style="red")
+        console.print(
+            "No peer merged another's model: this was no federation; try more --rounds.",
+            style="red",
+        )
     if as_json:
         typer.echo(json.dumps(results, indent=2))
     return EXIT_CODES[ended]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from bt import events
 from bt.protocol import Peer
 from bt.schedule import Async, Schedule
-from bt.versions import NEVER_TRAINED, Version
 from bt.shelf import digest_of
 from bt.transfer import GRAIN
+from bt.versions import NEVER_TRAINED, Version
 from transports import messages
 from transports.schema import Schema, TensorSpec
 

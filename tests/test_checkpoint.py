@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ CHECKPOINT = Checkpoint(
     {"merged": 12.0, "seconds": 0.1 + 0.2},
     {"view": "axial"},
 )
+NO_COUNTS = (-1, 2**31, 10**400, True, 1.0, float("nan"), "1", None)
+NO_NAMES = ("", "a b", "b\n", "x" * 65, "../b")
+NO_AMOUNTS = (-1, float("nan"), float("inf"), 10**400, True, "1", None)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -53,11 +57,39 @@ def test_a_checkpoint_is_a_model_file(tmp_path: Path) -> None:
         {"version": [0, 1], "vector": [], "totals": {}},
         {"version": [0, "x"], "vector": {}, "totals": {}},
         {"version": [0, 1], "vector": {"b": 3}, "totals": {}},
+        *({"version": [0, odd], "vector": {}, "totals": {}} for odd in NO_COUNTS),
+        *({"version": [odd, 1], "vector": {}, "totals": {}} for odd in NO_COUNTS),
+        *({"version": [0, 1], "vector": {"b": [0, odd]}, "totals": {}} for odd in NO_COUNTS),
+        *({"version": [0, 1], "vector": {odd: [0, 1]}, "totals": {}} for odd in NO_NAMES),
+        *({"version": [0, 1], "vector": {}, "totals": {}, "name": odd} for odd in NO_NAMES if odd),
+        *({"version": [0, 1], "vector": {}, "totals": {"merged": odd}} for odd in NO_AMOUNTS),
+        {"version": [0, 1], "vector": {}, "totals": {"reason": 1}},
+        {"version": [0, 1], "vector": {}, "totals": {}, "name": ["b"]},
+        {"version": [0, 1], "vector": {}},
+        [],
     ],
 )
 def test_another_file_in_its_place_is_refused_in_one_line(tmp_path: Path, peer: object) -> None:
     file = CheckpointFile(tmp_path / "checkpoint.safetensors")
-    write_model(file.path, WEIGHTS, {"view": "axial"} | ({"peer": peer} if peer else {}))
+    write_model(
+        file.path, WEIGHTS, {"view": "axial"} | ({"peer": peer} if peer is not None else {})
+    )
     with pytest.raises(BadModelFile, match="not a peer's checkpoint; move it away") as caught:
         file.load()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_gone_on_with(tmp_path: Path, value: float) -> None:
+    file = CheckpointFile(tmp_path / "checkpoint.safetensors")
+    file.save(replace(CHECKPOINT, weights=FlatWeights.of({"w": torch.tensor([0.1, value])})))
+    with pytest.raises(BadModelFile, match=r"checkpoint\.safetensors is damaged.*move it away"):
+        file.load()
+
+
+def test_a_truncated_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "checkpoint.safetensors")
+    file.save(CHECKPOINT)
+    file.path.write_bytes(file.path.read_bytes()[:-1])
+    with pytest.raises(BadModelFile, match=r"not a readable safetensors file.*move it away"):
+        file.load()

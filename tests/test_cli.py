@@ -14,6 +14,7 @@ from bt import __version__
 from bt import config as configs
 from bt.cli import main
 from bt.config import Config
+from bt.options import DEMO
 
 USAGE = 2  # the exit code of what the options themselves rule out
 SMALL = ["--filters", "2", "--precision", "float32", "--device", "cpu", "--test-scans", "1"]
@@ -65,6 +66,22 @@ def test_version_and_help(bt: Bt) -> None:
     assert bt("trian").code == USAGE
 
 
+@pytest.mark.parametrize("command", [[], ["train"], ["peer"], ["eval"], ["data", "demo"]])
+def test_help_shows_flags_without_a_type(bt: Bt, command: list[str]) -> None:
+    shown = bt(*command, "--help").out
+    assert "--help" in shown
+    assert "<bool>" not in shown
+
+
+def test_help_says_what_one_would_not_guess(bt: Bt) -> None:
+    train = " ".join(bt("train", "--help").out.split())
+    assert "demo cohort is simulated" in train
+    for setting, value in DEMO.items():
+        option = setting.removesuffix("_mm").replace("_", "-")
+        assert f"--{option} {value:g}" in train
+    assert "all labelled scans" in bt("eval", "--help").out
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -84,6 +101,7 @@ def test_version_and_help(bt: Bt) -> None:
 def test_train_refuses(bt: Bt, cohort: Path, args: list[str], says: str) -> None:
     args = [str(cohort) if arg == "COHORT" else arg for arg in args]
     refused(bt("train", *SMALL, "--transport", "inproc", "--out", "run", *args), says)
+    assert not Path("run").exists(), "in the way of the next try"
 
 
 def test_train_leaves_a_finished_run_alone(bt: Bt, cohort: Path, tmp_path: Path) -> None:
@@ -101,7 +119,9 @@ def test_train_names_scans_that_cant_be_used(bt: Bt, cohort: Path, tmp_path: Pat
         copy.write_bytes(b"broken" if path.match("imagesTr/blob_3*") else path.read_bytes())
     ended = bt("train", "--data", copied, "--peers", 2, "--test-scans", 1, "--out", "run")
     refused(ended, "1 of 7 scans can't be used")
-    assert "unusable: blob_3" in ended.out
+    unusable = [line for line in ended.out.splitlines() if line.startswith("unusable: blob_3")]
+    assert len(unusable) == 1
+    assert unusable[0].endswith("is not a gzip file"), "a long line was broken"
     assert not (tmp_path / "run").exists(), "nothing starts before the scans are known to be good"
 
 
@@ -130,11 +150,27 @@ def test_peer_refuses(bt: Bt, cohort: Path, args: list[str], says: str) -> None:
     refused(bt("peer", "--data", cohort, *SMALL, "--out", "A", *PEER, *args), says)
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--listen", "tcp://0.0.0.0:7301"], "--listen tcp://0.0.0.0:7301: other machines"),
+        (["--name", "B"], "--peer B: that is this peer itself"),
+        (["--announce", "7303"], "--announce: '7303' is no address"),
+    ],
+)
+def test_a_peers_addresses_are_looked_at_before_its_scans(
+    bt: Bt, tmp_path: Path, args: list[str], says: str
+) -> None:
+    refused(bt("peer", *PEER, "--data", "nowhere", "--out", "A", *args), says)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_peer_needs_to_know_the_others_and_speaks_zmq_only(bt: Bt, cohort: Path) -> None:
     rest = ["--data", cohort, "--out", "A"]
     misused(bt("peer", *PEER[:4], *rest), "--peer")
     misused(bt("peer", *PEER, *rest, "--transport", "mpi"), "zmq")
     refused(bt("peer", *PEER, "--out", "A"), "--data")
+    assert not Path("A").exists()
 
 
 def test_eval_and_predict_refuse(bt: Bt, cohort: Path, tmp_path: Path) -> None:
@@ -157,5 +193,5 @@ def test_eval_and_predict_refuse(bt: Bt, cohort: Path, tmp_path: Path) -> None:
 def test_data_show_says_what_is_there(bt: Bt, cohort: Path) -> None:
     ended = bt("data", "show", cohort)
     assert ended.code == 0
-    for shown in ("7 usable, 0 not", "blob, core [bright]", "(16, 20, 16)"):
+    for shown in ("7 usable, 0 not", "blob, core [bright]", "16 × 20 × 16", "1 × 1 × 1.5"):
         assert shown in ended.out

@@ -51,6 +51,17 @@ def test_the_defaults_are_the_papers() -> None:
         ("[data]\nexclude = [1]", "exclude = .*: expected a list of strings"),
         ("seed = 'x'", "seed = 'x': expected int"),
         ("seed = ", "not valid TOML"),
+        ("seed = 1" + "0" * 5000, "not valid TOML"),
+        ("seed = " + "[" * 5000, "not valid TOML"),
+        ("seed = 9223372036854775808", "expected 0 to"),
+        ("[data]\nmargin_mm = nan", "margin_mm = nan: expected at least 0"),
+        ("[data]\nmargin_mm = 1" + "0" * 400, "margin_mm = 1000.*: expected float"),
+        ("[data]\nspacing_mm = 1e300", "expected at most 100"),
+        ("[data]\nspacing_mm = 1e-300", "expected at least 0.01"),
+        ("[train]\nbatch_size = 1" + "0" * 30, "batch_size = 10.*: expected at most 2147483647"),
+        ("[train]\nepochs = '" + "x" * 9999 + "'", "epochs = '.{79}: expected int"),
+        ("[train]\nepochs = 2020-01-01", "expected int"),
+        ("[data]\nspacing_mm = {a = 1}", "expected float"),
     ],
 )
 def test_what_cant_be_used_is_named(tmp_path: Path, text: str, names: str) -> None:
@@ -93,11 +104,3 @@ def test_differences_are_named() -> None:
     assert configs.differences(Config(), Config()) == []
     changed = configs.change(Config(), {"seed": 1, "filters": 2, "rounds": 3})
     assert configs.differences(Config(), changed) == ["seed", "filters", "rounds"]
-
-
-def test_addresses_of_peers() -> None:
-    found = options.addresses(["b=tcp://[::1]:1", "c=ipc:///tmp/x=y"])
-    assert found == {"b": "tcp://[::1]:1", "c": "ipc:///tmp/x=y"}
-    for bad in (["b"], ["=tcp://h:1"], ["b="], ["b=x", "b=y"]):
-        with pytest.raises(ConfigError, match="--peer"):
-            options.addresses(bad)

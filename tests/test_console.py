@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bt.console import PeerView, Progress, duration, print_results, print_scores
+from bt.console import (
+    PeerView,
+    Progress,
+    Seen,
+    duration,
+    print_cohort,
+    print_results,
+    print_scores,
+)
+from bt.data.checks import BadScan
+from bt.data.labels import known_table
+from bt.data.layouts import Cohort
 from bt.eventlog import EventLog
 
 FIT = {"event": "fit", "version": "1", "loss": 0.5, "dice": None, "seconds": 2.0, "time": 110.0}
@@ -52,11 +63,11 @@ def test_plain_lines_when_not_a_terminal_and_only_of_this_start(tmp_path: Path) 
     logs["a"].write("gone", peer="old", reason="from an earlier start")
     out, text = console()
     with Progress(out, {name: tmp_path / name for name in logs}, 2) as progress:
-        logs["a"].write("start", version="0", samples=4)
+        logs["a"].write("start", version="0", samples=1)
         logs["b"].write("reject", peer="a", reason="sent [nonsense] " + "x" * 120)
         progress.update()
         assert text.getvalue().splitlines() == [
-            "a  starts at version 0 with 4 scans",
+            "a  starts at version 0 with 1 scan",
             "b  set a aside: sent [nonsense] " + "x" * 120,
         ]
     for log in logs.values():
@@ -68,10 +79,15 @@ def test_a_live_table_on_a_terminal(tmp_path: Path) -> None:
     out, text = console(terminal=True)
     with Progress(out, {"peer-1": tmp_path}, 9) as progress:
         log.write("start", version="0", samples=4)
+        progress.update()
+        assert "nobody" not in text.getvalue(), "it has not had the chance"
         log.write("fit", version="1", loss=0.25, dice=0.75, seconds=1.0)
+        for peer in ("peer-2", "peer-2", "peer-3"):
+            log.write("gone", peer=peer, reason="silent")
         progress.update()
     log.close()
-    for shown in ("peer-1", "merged from", "1/9", "0.250", "0.750"):
+    assert text.getvalue().split("slices, while")[-1].count("lost") == 2, "the same line twice"
+    for shown in ("peer-1", "merged from", "1/9", "0.250", "0.750", "nobody"):
         assert shown in text.getvalue()
 
 
@@ -87,12 +103,24 @@ def test_the_tables_at_the_end_show_what_is_there_and_what_is_not() -> None:
     scored = peer | {"dice": 0.5, "structures": {"core [bright]": 0.5, "rare": None}}
     aggregated = {"dice": 0.625, "structures": {"core [bright]": 0.625, "rare": None}}
     out, text = console()
-    print_results(out, {"peers": {"peer-1": peer, "peer-2": scored}, "aggregated": aggregated})
+    peers = {"peer-1": peer, "peer-2": scored, "peer-3": scored | {"dice": 0.25}}
+    print_results(out, {"peers": peers, "aggregated": aggregated})
+    assert "mean of peers   lowest   highest" in text.getvalue()
     lines = {line.split("  ")[0].strip(): line for line in text.getvalue().splitlines()}
     assert "2.5" in lines["peer-1"]
     assert "1:01" in lines["peer-1"]
     assert "0.625" in lines["core [bright]"], "a structure's name was taken for markup"
-    assert "–" in lines["rare"]
+    assert lines["rare"].split() == ["rare", "–", "–", "–", "–"]
+    assert lines["mean"].split() == ["mean", "0.625", "0.375", "0.250", "0.500"]
+    out, text = console()
+    print_results(out, {"peers": {"A": scored}, "aggregated": aggregated})  # bt peer
+    lines = {line.split("  ")[0].strip(): line for line in text.getvalue().splitlines()}
+    assert lines["Dice on the test scans"].split()[-2:] == ["aggregated", "A"]
+    assert lines["rare"].split() == ["rare", "–", "–"]
+    assert lines["mean"].split() == ["mean", "0.625", "0.500"]
+    out, text = console()
+    print_results(out, {"peers": {"A": peer}, "aggregated": aggregated | {"dice": None}})
+    assert text.getvalue().splitlines()[-1].startswith("No Dice: there were no test scans")
     out, text = console()
     print_results(out, {"peers": {}, "aggregated": None})  # interrupted before anything happened
     assert "aggregated" not in text.getvalue()
@@ -107,3 +135,20 @@ def test_scores_with_surface_distances() -> None:
     print_scores(out, scores)
     for shown in ("blob [a]", "2.500", "0.125", "2 scans, from 0.500 (s1) to 1.000 (s2)"):
         assert shown in text.getvalue()
+
+
+def test_a_cohort_in_ranges_along_each_axis() -> None:
+    out, text = console()
+    seen = Seen([(31, 50, 36), (43, 42, 36)], [(1.0, 1.0, 0.8), (1.0, 1.0, 1.25)], {9, 4})
+    reason = "its label map is on another grid, " * 5 + "at the end"
+    seen.bad.append(BadScan("s3", Path("s3.nii.gz"), reason))
+    print_cohort(out, Cohort(Path("x"), "BIDS", (), known_table("freesurfer")), seen)
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    for shown in (
+        "scans 2 usable, 1 not",
+        "voxels 31–43 × 42–50 × 36",
+        "voxel size, mm 1 × 1 × 0.8–1.25",
+        "taken as background 4, 9",
+        f"unusable: s3: {reason}",
+    ):
+        assert shown in lines

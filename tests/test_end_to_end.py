@@ -302,10 +302,23 @@ def test_every_rank_is_a_peer(cohort: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
-def test_another_number_of_peers_than_ranks_is_refused(cohort: Path, tmp_path: Path) -> None:
-    ended = mpirun(2, *command(cohort, tmp_path / "run", "--peers", "3"))
-    assert ended.returncode != 0
-    said = ended.stdout + ended.stderr
-    assert "bt: --peers 3, but mpirun started 2 ranks" in said
-    assert "Traceback" not in said
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("peers = 3", "3 peers, as --peers or the config file says, but mpirun started 2 ranks"),
+        ("pears = 3", "unknown setting pears"),
+    ],
+)
+def test_one_rank_says_what_cant_be_done(
+    cohort: Path, tmp_path: Path, setting: str, says: str
+) -> None:
+    stated = tmp_path / "stated.toml"
+    stated.write_text(f"[federation]\n{setting}\n")
+    ended = mpirun(2, *command(cohort, tmp_path / "run", "--config", str(stated)))
+    assert ended.returncode == 2
+    said = [line for line in ended.stderr.splitlines() if line.startswith("bt: ")]
+    assert len(said) == 1, "every rank said it"
+    assert says in said[0]
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
     assert not (tmp_path / "run").exists()

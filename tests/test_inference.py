@@ -122,18 +122,51 @@ def test_what_cant_be_scored_or_segmented_is_named(tmp_path: Path, model: Path) 
     stated.write_text(stated.read_text().replace('blob"', 'lump"'))
     with pytest.raises(DataError, match="labels other structures"):
         inference.evaluate_folder(loaded, folder)
+    (write_cohort(folder, range(1)) / "imagesTr" / "blob_0.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"none of 1 scans could be scored: blob_0: .*unreadable"):
+        inference.evaluate_folder(loaded, folder)
     (tmp_path / "scan.nii.gz").write_bytes(b"nothing")
     with pytest.raises(ScanError, match=r"scan\.nii\.gz"):
         inference.predict(loaded, tmp_path / "scan.nii.gz", tmp_path / "seg.nii.gz")
     assert not (tmp_path / "seg.nii.gz").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"view": "top"}, {"spacing_mm": -1}, {"spacing_mm": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"view": "top"}, {"spacing_mm": -1}, {"spacing_mm": "x"}, {"labels": {}}]
+)
 def test_a_description_that_makes_no_sense_is_refused(
     tmp_path: Path, wrong: dict[str, object]
 ) -> None:
     path = tmp_path / "model.safetensors"
     description = describe(Config(), LABELS) | wrong
     write_model(path, FlatWeights.of(Thresholds(3, 0)), description)
-    with pytest.raises(BadModelFile, match="description can't be read"):
+    with pytest.raises(BadModelFile, match=r"model\.safetensors: .*description can't be read"):
         inference.load_model(path, FACTORY)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_a_scan_too_large_for_the_memory_is_named(
+    cohort: Path, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(inference, "segment", fail)
+    loaded = inference.load_model(model, FACTORY)
+    with pytest.raises(ScanError, match="blob_0: too large for this machine's memory"):
+        inference.predict(loaded, cohort / "imagesTr" / "blob_0.nii.gz", tmp_path / "seg.nii.gz")
+    assert list(tmp_path.iterdir()) == [model]
+
+
+@pytest.mark.parametrize("name", ["seg.nii.gz", "seg.nii"])
+def test_a_link_laid_out_for_the_segmentation_is_not_followed(
+    cohort: Path, tmp_path: Path, model: Path, name: str
+) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / f".partial-{name}").symlink_to(tmp_path / "precious")
+    scan = cohort / "imagesTr" / "blob_0.nii.gz"
+    inference.predict(inference.load_model(model, FACTORY), scan, tmp_path / name)
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert nib.load(tmp_path / name).shape == nib.load(scan).shape

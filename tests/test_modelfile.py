@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bt.modelfile import BadModelFile, read_model, write_atomic, write_model
+from bt.modelfile import BadModelFile, read_model, write_model
 from bt.weights import FlatWeights
 
 WEIGHTS = FlatWeights.of({"w": torch.tensor([[1.0, 2.0]]), "n": torch.tensor(3)})
@@ -29,23 +29,6 @@ def test_weights_and_description_come_back(tmp_path: Path) -> None:
         assert json.loads(file.metadata()["bt"]) == description
 
 
-@pytest.mark.parametrize("at", ["write", "rename"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
-) -> None:
-    path = tmp_path / "model.safetensors"
-    write_atomic(path, b"old")
-
-    def fail(*args: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(*(("os.fsync", fail) if at == "write" else (Path, "replace", fail)))
-    with pytest.raises(OSError, match="disk full"):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def truncated(path: Path) -> None:
     write_model(path, WEIGHTS, {})
     path.write_bytes(path.read_bytes()[:-1])
@@ -59,9 +42,14 @@ def not_an_object(path: Path) -> None:
     save_file({"w": torch.zeros(2)}, path, {"bt": "[1]"})
 
 
+def not_finite(path: Path) -> None:
+    write_model(path, FlatWeights.of({"w": torch.tensor([1.0, float("nan")])}), {})
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
+        (not_finite, "is damaged: a weight is NaN or infinite"),
         (truncated, "not a readable safetensors file"),
         (lambda path: path.write_bytes(b"PK\x03\x04 a pickle of old"), "not a readable"),
         (lambda path: path.write_bytes(b""), "not a readable"),
@@ -69,7 +57,7 @@ def not_an_object(path: Path) -> None:
         (not_an_object, "not a JSON object"),
         (lambda path: path.mkdir(), "is a folder"),
     ],
-    ids=["truncated", "garbage", "empty", "foreign", "not an object", "folder"],
+    ids=["not finite", "truncated", "garbage", "empty", "foreign", "not an object", "folder"],
 )
 def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, make: object, why: str) -> None:
     path = tmp_path / "model.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from bt.config import Config, ConfigError, ModelConfig, change
 from bt.data.labels import table_of_names
 from bt.modelfile import BadModelFile
-from bt.models import build, describe, restore
+from bt.models import build, describe, restore, seen_as, task_hash
 from bt.quicknat import QuickNAT
 from bt.weights import FlatWeights
 
@@ -48,6 +49,11 @@ def test_a_factory_of_ones_own() -> None:
     ("name", "why"),
     [
         ("unet", "expected quicknat or package.module:factory"),
+        (":unet", "expected quicknat or package.module:factory"),
+        (".nets:unet", "expected quicknat or package.module:factory"),
+        (f"{__name__}:", "attribute"),
+        ("torch.nn:Linear", r"torch\.nn:Linear: no factory\(classes=.., filters=..\): missing"),
+        ("math:pi", "not a callable"),
         ("no_such_package.nets:unet", "no_such_package"),
         (f"{__name__}:missing", "missing"),
         (f"{__name__}:not_a_module", "made a str, not a Module"),
@@ -92,12 +98,75 @@ def test_a_file_never_decides_which_code_runs(
         {"model": {"name": "quicknat", "filters": -2}},
         {"labels": {"name": "toy"}},
         {"labels": {"name": "toy", "structures": ["a", "b"], "ranges": [[1, 2]]}},
+        {"labels": LABELS.as_json() | {"ranges": [[1, float("inf"), 1], [7, 7, 2]]}},
+        {"labels": LABELS.as_json() | {"name": ["\n" * 999]}},
+        {"labels": None},
+        {"model": {"name": "quicknat", "filters": 10**9}},
+        {"model": {"name": "quicknat", "filters": 1e400}},
+        {"model": {"name": "quicknat", "filters": ["\n" * 9999]}},
+        {"model": {"name": "a\nb", "filters": 2}},
+        {"model": [2]},
     ],
 )
 def test_a_broken_description_is_refused(change_of: dict[str, object]) -> None:
     weights = FlatWeights.of(build(CONFIG.model, LABELS.classes, seed=0))
-    with pytest.raises(BadModelFile, match="description can't be read"):
+    with pytest.raises(BadModelFile, match="description can't be read") as caught:
         restore(weights, describe(CONFIG, LABELS) | change_of)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_description_without_labels_is_refused() -> None:
+    description = describe(CONFIG, LABELS)
+    del description["labels"]
+    with pytest.raises(BadModelFile, match="description can't be read: no 'labels'"):
+        restore(FlatWeights.of({"w": torch.zeros(1)}), description)
+
+
+def test_the_size_that_a_file_claims_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[torch.device] = []
+
+    def watched(self: QuickNAT, *args: object, **more: object) -> None:
+        made.append(torch.empty(0).device)
+        init(self, *args, **more)  # type: ignore[arg-type]
+
+    init = QuickNAT.__init__
+    monkeypatch.setattr(QuickNAT, "__init__", watched)
+    description = describe(change(Config(), {"filters": 1024}), LABELS)  # 3.6 GB
+    with pytest.raises(BadModelFile, match="don't fit the network"):
+        restore(FlatWeights.of({"w": torch.zeros(1)}), description)
+    assert made == [torch.device("meta")]
+
+
+def test_how_scans_were_seen() -> None:
+    description = describe(CONFIG, LABELS)
+    assert seen_as(description) == ("axial", 1.5)
+    assert seen_as(description | {"spacing_mm": None}) == ("axial", None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"view": None}, {"view": ["axial"]}, {"spacing_mm": 10**400}, {"spacing_mm": 1e400},
+     {"spacing_mm": float("nan")}, {"spacing_mm": True}, {"spacing_mm": [2]}],
+)  # fmt: skip
+def test_how_scans_were_seen_must_make_sense(wrong: dict[str, object]) -> None:
+    with pytest.raises(BadModelFile, match="description can't be read"):
+        seen_as(describe(CONFIG, LABELS) | wrong)
+
+
+def test_the_task_is_the_tensors_and_the_order_of_the_structures() -> None:
+    schema = FlatWeights.of({"w": torch.zeros(1)}).schema
+    other = FlatWeights.of({"w": torch.zeros(2)}).schema
+    hashes = {
+        task_hash(*task)
+        for task in [
+            (schema, ["a", "b"]), (schema, ["b", "a"]), (schema, ["ab"]), (schema, ["a", "c"]),
+            (schema, ["é", "b"]), (other, ["a", "b"]),
+        ]
+    }  # fmt: skip
+    assert len(hashes) == 6
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes)
+    assert task_hash(schema, ("a", "b")) == task_hash(schema, ["a", "b"])
 
 
 def test_weights_of_another_network_are_refused() -> None:

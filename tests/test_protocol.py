@@ -11,9 +11,8 @@ from bt import events
 from bt.others import Timing
 from bt.protocol import Phase
 from bt.schedule import Sequential
-from bt.transfer import GRAIN
 from bt.versions import Version
-from tests.simulated import HEADER_BYTES, IMAGE, IMAGE_BYTES, SCHEMA, Federation, digest
+from tests.simulated import IMAGE, SCHEMA, Federation, digest
 from transports import messages
 
 AB = ("a", "b")
@@ -157,96 +156,6 @@ def test_a_peer_that_dies_while_sending_leaves_the_round_without_it() -> None:
     assert "b" not in federation.peers["a"].vector
 
 
-def begin_pull(federation: Federation) -> None:
-    """a starts a round; one range of b's model is merged, the rest on its way."""
-    federation.update("b")
-    federation.start_round("a")
-    while not federation.partly.get("a", {}).get("b"):
-        federation.deliver()
-
-
-def lose_weights(federation: Federation) -> None:
-    federation.flying = [m for m in federation.flying if not isinstance(m[2], messages.Weights)]
-
-
-def test_a_peer_that_falls_silent_in_the_middle_of_a_pull_is_gone_after_the_deadline() -> None:
-    federation = Federation(AB)
-    begin_pull(federation)
-    federation.flying.clear()
-    federation.wait(Timing().ping_s)
-    assert federation.trained[-1] == ("a", ())
-    assert federation.notes == [("a", events.Note("gone", "b", "silent for 5 s"))]
-
-
-def test_a_peer_that_answers_pings_but_sends_no_weights_is_set_aside_after_the_deadline() -> None:
-    federation = Federation(AB)
-    begin_pull(federation)
-    started = federation.now
-    while "a" not in federation.training:
-        lose_weights(federation)
-        if federation.flying:
-            federation.deliver()
-        else:
-            federation.wait(0.5)
-    assert Timing().pull_s <= federation.now - started <= Timing().pull_s + 1
-    assert federation.trained[-1] == ("a", ())
-    assert federation.notes[-1][1].event == "reject"
-
-
-def test_a_lost_range_is_asked_for_again_and_what_came_is_kept() -> None:
-    federation = Federation(AB)
-    begin_pull(federation)
-    lose_weights(federation)
-    asked = []
-    while "a" not in federation.training:
-        federation.wait(0.5)
-        asked += [m[2].offset for m in federation.flying if isinstance(m[2], messages.Pull)]
-        federation.deliver_all()
-    assert federation.now <= Timing().stall_s + 1
-    assert asked
-    assert 0 not in asked, "only what is missing"
-    assert federation.trained[-1] == ("a", ("b",))
-
-
-def test_a_transfer_goes_on_with_a_restarted_peer() -> None:
-    federation = Federation(AB)
-    begin_pull(federation)
-    federation.flying.clear()
-    federation.crash("b")
-    federation.wait(0.5)  # the transport says that it is gone
-    federation.restart("b")
-    while "a" not in federation.training:
-        federation.wait(0.5)
-        federation.deliver_all()
-    assert federation.trained[-1] == ("a", ("b",))
-    assert not any(note.event == "gone" for _, note in federation.notes)
-
-
-def test_a_model_replaced_in_the_middle_is_left_out_whole_and_its_successor_taken() -> None:
-    federation = Federation(ABC)
-    federation.update("c")
-    begin_pull(federation)
-    federation.served["b"] = digest("b", (0, 2))
-    federation.peers["b"].version = Version(0, 2)
-    federation.newest["b"] = Version(0, 2)
-    federation.peers["b"].digest = federation.served["b"]
-    lose_weights(federation)
-    while "a" not in federation.training:
-        federation.deliver_all()
-        federation.wait(0.5)
-    assert set(federation.trained[-1][1]) == {"b", "c"}
-    federation.finish_training("a")
-    assert federation.peers["a"].vector["b"] == Version(0, 2)
-
-
-def test_a_peer_whose_model_is_gone_again_and_again_is_left_out() -> None:
-    federation = Federation(ABC)
-    federation.update("c")
-    federation.update("b")
-    federation.served["b"] = digest("b", (0, 9))  # not what it announces
-    assert federation.update("a") == ("c",)
-
-
 def test_what_was_merged_counts_only_once_the_model_is_trained() -> None:
     federation = Federation(AB)
     federation.update("b")
@@ -297,43 +206,12 @@ def test_a_rejected_peer_is_set_aside_for_growing_pauses() -> None:
     assert pauses == [30.0, 60.0, 120.0]
 
 
-def test_a_refused_merge_does_not_count() -> None:
-    federation = Federation(AB)
-    federation.update("b")
-    peer = federation.peers["a"]
-    peer.handle(events.RoundDue(), 0.0)
-    peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
-    end = HEADER_BYTES + 2 * GRAIN
-    first = messages.Weights("b", digest("b", (0, 1)), 0, IMAGE[:end])
-    (merge,) = peer.handle(events.Received(first), 0.0)
-    assert isinstance(merge, events.Merge)
-    instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)
-    assert instructions.index(events.StartOver()) < instructions.index(events.Train(0, ()))
-
-
 def test_weights_nobody_asked_for_are_ignored() -> None:
     federation = Federation(AB)
     weights = messages.Weights("b", digest("b", (0, 1)), 0, IMAGE)
     federation.feed("a", events.Received(weights))
     assert federation.peers["a"].phase is Phase.IDLE
     assert federation.shares == {}
-
-
-@pytest.mark.parametrize(
-    ("digest_of", "begin", "end"),
-    [(2, 0, 64 + 2 * GRAIN), (1, 64, 64 + 2 * GRAIN), (1, 0, 64 + GRAIN), (1, 0, IMAGE_BYTES)],
-    ids=["other image", "other place", "too short", "too long"],
-)
-def test_ranges_that_were_not_asked_for_are_ignored(digest_of: int, begin: int, end: int) -> None:
-    federation = Federation(AB)
-    federation.update("b")
-    federation.start_round("a")
-    while not any(isinstance(m[2], messages.Weights) for m in federation.flying):
-        federation.deliver()
-    lose_weights(federation)
-    other = messages.Weights("b", digest("b", (0, digest_of)), begin, IMAGE[begin:end])
-    federation.feed("a", events.Received(other))
-    assert not federation.partly
 
 
 def test_a_peer_that_lost_its_disk_starts_a_new_incarnation() -> None:

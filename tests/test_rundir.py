@@ -41,8 +41,9 @@ def test_another_run_and_a_finished_run_are_refused(tmp_path: Path) -> None:
 def test_a_place_that_cant_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(RunFolderError, match=f"can't write to {folder}"):
-            rundir.enter(folder, Config())
+        for use in (rundir.lock, lambda folder: rundir.enter(folder, Config())):
+            with pytest.raises(RunFolderError, match=f"can't write to {folder}: .*another --out"):
+                use(folder)
 
 
 def test_without_out_the_next_free_name_is_taken(

@@ -16,10 +16,18 @@ from typing import Any
 
 from transports import header
 from transports.base import Frame, flat
-from transports.header import Malformed, MessageError, TooLarge, WrongProtocol, WrongSchema
+from transports.header import (
+    MAX_VERSION,
+    Malformed,
+    MessageError,
+    TooLarge,
+    WrongProtocol,
+    WrongSchema,
+)
 from transports.schema import shown
 
 __all__ = [
+    "MAX_VERSION",
     "STATES",
     "Limits",
     "Malformed",
@@ -62,10 +70,10 @@ class Ping:
 class Version:
     """The sender's last finished version: (incarnation, count), of `samples` training scans.
 
-    `schema` is the hash of its model's schema, `state` one of STATES, `digest` the XXH3-128 of
-    its image (None: there is no model yet). `seen` is the receiver's version that the sender
-    merged last: a peer that lost its disk learns from it what it once was. None in announcements,
-    and where nothing was merged.
+    `schema` is a hash of what must be the same everywhere (network, structures), `state` one of
+    STATES, `digest` the XXH3-128 of its image (None: there is no model yet). `seen` is the
+    receiver's version that the sender merged last: a peer that lost its disk learns from it what
+    it once was. None in announcements, and where nothing was merged.
     """
 
     sender: str

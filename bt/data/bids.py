@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bt.data.labels import LabelTable, recognise, table_of_names
+from bt.data.labels import LabelError, LabelTable, recognise, table_of_names
 from bt.data.scan import DataError, Scan, strip_nifti
 
 MISSING = ("", "n/a", "N/A")
@@ -67,9 +67,10 @@ def participants(root: Path) -> dict[str, dict[str, str]]:
 def with_covariates(scan: Scan, row: Mapping[str, str]) -> Scan:
     """`scan` with the columns of its row; `site` and `split` are columns like any other."""
     stated = {k: v for k, v in row.items() if k != "participant_id" and v not in MISSING}
+    site = stated.get("site", scan.site)
     return replace(
         scan,
-        site=stated.get("site", scan.site),
+        site=site if site is None or site.isprintable() else ascii(site),  # it gets printed
         split=stated.get("split", scan.split),
         covariates=stated,
     )
@@ -79,7 +80,9 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     """Rows of a tab-separated table. Raises DataError where it can't be read as one."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{path}: not readable, save it as UTF-8: {exc}") from exc
+    except OSError as exc:
         raise DataError(f"{path}: not readable: {exc}") from exc
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
     try:
@@ -150,8 +153,12 @@ def _stated_labels(root: Path, label_maps: list[Path]) -> LabelTable | None:
     path = next((p for p in (*beside, *top) if p.is_file()), None)
     if path is None:
         return None
+    rows = read_tsv(path)
     try:
-        names = {int(row["index"]): row["name"] for row in read_tsv(path)}
+        names = {int(row["index"]): row["name"] for row in rows}
     except (KeyError, ValueError) as exc:
         raise DataError(f"{path}: needs the columns 'index' (a number) and 'name'") from exc
-    return recognise(names) or table_of_names(root.name, names)
+    try:
+        return recognise(names) or table_of_names(root.name, names)
+    except LabelError as exc:
+        raise DataError(f"{path}: {exc}") from exc

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from bt.data.checks import BadScan, Grid, ScanError
 from bt.data.labels import LabelTable
 from bt.data.scan import Scan
 from bt.data.volumes import Classes, Image, Volume, prepare
+from bt.files import write_atomic
 
 FORMAT = 1  # raise it whenever preprocessing gives something else for the same files
 
@@ -118,7 +119,7 @@ def _read(entry: Path, scan_id: str) -> Volume | None:
                 stored=Grid(tuple(about["shape"]), np.array(about["affine"])),
                 unknown_ids=tuple(about["unknown_ids"]),
             )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, MemoryError):
         return None
 
 
@@ -127,7 +128,7 @@ def _crc32(image: Image, classes: Classes | None) -> int:
 
 
 def _write(entry: Path, volume: Volume) -> None:
-    """Keep `volume`, if the disk lets us: a cache that can't be written costs time only."""
+    """Keep `volume` if there is room: a cache that can't be written costs time only."""
     about = {
         "shape": volume.stored.shape,
         "affine": volume.stored.affine.tolist(),
@@ -139,15 +140,6 @@ def _write(entry: Path, volume: Volume) -> None:
     tensors: dict[str, NDArray[Any]] = {"image": volume.image}
     if volume.classes is not None:
         tensors["classes"] = volume.classes
-    content = save(tensors, metadata={"bt": json.dumps(about, sort_keys=True)})
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=entry.parent, suffix=".partial")
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, entry)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
+    with suppress(OSError, MemoryError):
+        content = save(tensors, metadata={"bt": json.dumps(about, sort_keys=True)})
+        write_atomic(entry, content, mode=0o600)  # scans are nobody else's business

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.imageglobals import LoggingOutputSuppressor
-from nibabel.spatialimages import HeaderDataError, SpatialImage
-from nibabel.wrapstruct import WrapStructError
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-# What nibabel and the decompressors below it raise for files that are not what they claim.
-UNREADABLE = (
-    OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError,
-    zlib.error, ImageFileError, HeaderDataError, WrapStructError,
-)  # fmt: skip
 LARGEST_SCAN = 1 << 28  # voxels; a header may claim anything
 LONGEST_AXIS = 4096  # voxels
 ABSURD = 1e30  # no intensity is as large as this
+TOO_LARGE = "too large for this machine's memory"
 SAME_PLACE_MM = 0.1  # corners of an image and its label map may differ by this much
 
 
@@ -100,9 +93,9 @@ def check_same_grid(image: Grid, label_map: Grid, path: Path) -> None:
 
 
 def _read(path: Path) -> Stored:
-    if not path.is_file():
-        raise ScanError(f"{path}: missing")
     try:
+        if not path.is_file():
+            raise ScanError(f"{path}: missing")
         # nibabel is talkative about odd but harmless header fields.
         with warnings.catch_warnings(action="ignore"), LoggingOutputSuppressor():
             file = nib.load(path)
@@ -110,8 +103,13 @@ def _read(path: Path) -> Stored:
                 raise ScanError(f"{path}: not an image of a volume")
             shape = _three_dimensional(path, tuple(int(n) for n in file.shape))
             data = np.asanyarray(file.dataobj).reshape(shape)
-    except UNREADABLE as exc:
+    except ScanError:
+        raise
+    # Any: nibabel lets through what the decompressors and parsers of all its formats raise.
+    except Exception as exc:
         reason = " ".join(str(exc).split())[:120] or type(exc).__name__
+        reason = reason if reason.isprintable() else ascii(reason)  # the file's own words
+        reason = TOO_LARGE if isinstance(exc, MemoryError) else reason
         raise ScanError(f"{path}: unreadable: {reason}") from exc
     affine = np.asarray(file.affine, np.float64)
     if not _is_sane(affine):

@@ -113,6 +113,8 @@ def write_demo_cohort(
     """
     if subjects < 1 or not 0.5 <= spacing_mm <= 8:
         raise DataError("a demo cohort needs at least one subject, and voxels of 0.5 to 8 mm")
+    if seed < 0:
+        raise DataError(f"seed {seed}: must not be negative")
     recipe = Recipe(subjects, seed, spacing_mm)
     if _is_written(out, recipe):
         return out

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bt.data import bids, decathlon
 from bt.data.checks import ScanError, read_label_map
-from bt.data.labels import LabelTable, ids_in, known_table, recognise, table_of_names
+from bt.data.labels import LabelError, LabelTable, ids_in, known_table, recognise, table_of_names
 from bt.data.scan import DataError, Scan, strip_nifti
 
 LOOKED_FOR = (
@@ -58,8 +58,8 @@ def find_scans(root: Path) -> Cohort:
         if not scans:
             raise DataError(f"{root}: looks like {layout} but lists no scan")
         for scan in scans:
-            if not scan.id.isprintable():
-                raise DataError(f"{root}: rename {scan.id!a}: its name can't be printed")
+            if not (scan.id and scan.id.isprintable()):
+                raise DataError(f"{root}: rename {scan.id!a:.80}: scans need a printable name")
         _refuse_twins(root, scans)
         return Cohort(root, layout, scans, found[1] or _table_by_looking(root, scans))
     raise DataError(f"{root}: no scans found; looked for {LOOKED_FOR}")
@@ -78,21 +78,25 @@ def _refuse_twins(root: Path, scans: Iterable[Scan]) -> None:
 def _table_by_looking(root: Path, scans: Iterable[Scan]) -> LabelTable:
     """The shipped table the first label maps speak, else one class per number found in any."""
     ids: set[int] = set()
-    read = 0
+    bad: list[str] = []
     for scan in scans:
         if scan.label_map is None:
             continue
         try:
             ids.update(ids_in(read_label_map(scan.label_map).data))
-        except ScanError:
-            continue  # loading it will say what is wrong with it
-        read += 1
+        except (ScanError, LabelError, MemoryError) as exc:
+            bad.append(str(exc) if isinstance(exc, ScanError) else f"{scan.label_map}: {exc}")
+            continue  # loading it will say so
         table = recognise(ids)
         if table is not None:
             return table
-    if not read:
-        raise DataError(f"{root}: no scan has a label map that can be read")
-    return table_of_names(root.name, {i: f"label {i}" for i in ids if i})
+    if not ids:
+        first = f": {bad[0]}" if bad else ""
+        raise DataError(f"{root}: no scan has a label map that can be read{first}")
+    try:
+        return table_of_names(root.name, {i: f"label {i}" for i in ids if i})
+    except LabelError as exc:
+        raise DataError(f"{root}: its label maps can't be used: {exc}") from exc
 
 
 # --- MALC ---------------------------------------------------------------------------------------

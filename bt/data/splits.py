@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from bt.data.layouts import Cohort
 from bt.data.scan import DataError, Scan
+from bt.wording import counted
 
 TEST_NAMES = ("test", "testing")
 
@@ -61,7 +62,10 @@ def split(
     if how == "explicit":
         test = [scan for scan in shuffled if (scan.split or "").lower() in TEST_NAMES]
         if not test and test_scans:
-            raise DataError(f"{cohort.root}: an explicit split, but no scan is marked as test")
+            raise DataError(
+                f"{cohort.root}: an explicit split, but no scan is marked as test: write test in "
+                "the column split of the manifest, or go without: --test-scans 0"
+            )
         rest = [scan for scan in shuffled if scan not in test]
     elif how in ("uniform", "bands"):
         test, rest = shuffled[:test_scans], shuffled[test_scans:]
@@ -69,9 +73,13 @@ def split(
         raise DataError(f"split {how!r}: must be uniform, bands or explicit")
     needed = peers * (scans_per_peer or 1)
     if len(rest) < needed:
+        lower = ["--peers"] if peers > 1 else []
+        lower += ["--scans-per-peer"] if (scans_per_peer or 1) > 1 else []
+        lower += ["--test-scans"] if test and how != "explicit" else []
         raise DataError(
             f"{cohort.root}: too few labelled scans: {len(shuffled)} less {len(test)} for testing "
-            f"leave {len(rest)}, {peers} peers with {scans_per_peer or 1} each need {needed}"
+            f"leave {len(rest)}, {counted(peers, 'peer')} with {scans_per_peer or 1} each need "
+            f"{needed}: add scans" + (f" or lower {' or '.join(lower)}" if lower else "")
         )
     if how == "explicit" and any(scan.site is not None for scan in rest):
         names, parts = _sites(rest, peers, scans_per_peer)
@@ -89,7 +97,10 @@ def _uniform(scans: Sequence[Scan], peers: int, each: int | None) -> Parts:
 
 def _bands(scans: Sequence[Scan], peers: int, each: int | None, column: str | None) -> Parts:
     if column is None:
-        raise DataError("a split by bands needs the name of a participants.tsv column")
+        raise DataError(f"a split by bands needs --bands-by COLUMN; {_columns(scans)}")
+    lacking = [scan.id for scan in scans if column not in scan.covariates]
+    if lacking:
+        raise DataError(f"{lacking[0]}: no value in the column {column!r}; {_columns(scans)}")
     value = {scan.id: _number(scan, column) for scan in scans}
     ordered = sorted(scans, key=lambda scan: (value[scan.id], scan.id))
     cuts = [round(i * len(ordered) / peers) for i in range(peers + 1)]
@@ -104,14 +115,23 @@ def _sites(scans: Sequence[Scan], peers: int, each: int | None) -> Parts:
         raise DataError(f"an explicit split needs a site for every scan; {homeless[0]} has none")
     sites = sorted({scan.site for scan in scans if scan.site is not None})
     if len(sites) != peers:
-        raise DataError(f"{peers} peers, but the scans are of {len(sites)}: {', '.join(sites)}")
+        raise DataError(
+            f"{counted(peers, 'peer')}, but the scans are of {counted(len(sites), 'site')} "
+            f"({', '.join(sites)}), and each is a peer: give --peers {len(sites)} to bt train, "
+            f"--part I/{len(sites)} to bt peer"
+        )
     parts = [[scan for scan in scans if scan.site == site][:each] for site in sites]
     return [f"site {site}" for site in sites], parts
 
 
+def _columns(scans: Sequence[Scan]) -> str:
+    found = sorted({column for scan in scans for column in scan.covariates})
+    if not found:
+        return "there are no columns, they come from participants.tsv or a manifest"
+    return f"the columns are {', '.join(found)}"
+
+
 def _number(scan: Scan, column: str) -> float:
-    if column not in scan.covariates:
-        raise DataError(f"{scan.id}: no value in the column {column!r} to split by")
     stated = scan.covariates[column]
     try:
         number = float(stated)
@@ -127,4 +147,4 @@ def _by_id(scans: Sequence[Scan]) -> tuple[Scan, ...]:
 
 
 def _ids(scans: Sequence[Scan]) -> str:
-    return f"{len(scans)} scans: " + " ".join(scan.id for scan in scans)
+    return f"{counted(len(scans), 'scan')}: " + " ".join(scan.id for scan in scans)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bt.data.checks import (
     LARGEST_SCAN,
     LONGEST_AXIS,
+    TOO_LARGE,
     Grid,
     ScanError,
     check_same_grid,
@@ -60,6 +61,13 @@ def prepare(
     `spacing_mm` is the isotropic grid to resample to; None keeps the voxels as they are. Raises
     ScanError, one line, for whatever is wrong with the files.
     """
+    try:
+        return _prepare(scan, labels, spacing_mm)
+    except MemoryError as exc:
+        raise ScanError(f"{scan.image}: {TOO_LARGE}") from exc
+
+
+def _prepare(scan: Scan, labels: LabelTable | None, spacing_mm: float | None) -> Volume:
     stored = read_image(scan.image)
     spacing = (spacing_mm,) * 3 if spacing_mm is not None else _ras_spacing(stored.grid)
     matrices = _to_spacing(scan, stored.grid, spacing)

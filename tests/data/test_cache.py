@@ -100,6 +100,22 @@ def test_a_cache_that_cannot_be_written_costs_time_only(scan: Scan, tmp_path: Pa
     assert load_volumes([scan], TABLE, cache=tmp_path / "file" / "c").volumes
 
 
+def test_too_little_memory_to_keep_an_entry_costs_time_only(
+    scan: Scan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **more: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(cache, "save", fail)
+    assert load_volumes([scan], TABLE, cache=tmp_path / "c").volumes
+
+
+def test_entries_are_nobody_elses_to_read(scan: Scan, tmp_path: Path) -> None:
+    load_volumes([scan], TABLE, cache=tmp_path / "c")
+    (entry,) = (tmp_path / "c").iterdir()
+    assert entry.stat().st_mode & 0o777 == 0o600
+
+
 def test_many_at_once(scan: Scan, tmp_path: Path) -> None:
     found: list[Volume] = []
 

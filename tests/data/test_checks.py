@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bt.data.cache import load_volumes
+from bt.data.checks import ScanError, read_image
 from bt.data.labels import LabelTable, table_of_names
 from bt.data.scan import Scan
 from tests.data.conftest import Write, head, labels
@@ -57,6 +58,59 @@ def header_only(path: Path) -> None:
 def directory(path: Path) -> None:
     path.unlink()
     path.mkdir()
+
+
+@pytest.mark.parametrize("content", [b"<GIFTI", b"\x00", b"<?xml version='1.0'?><a/>"])
+@pytest.mark.parametrize("which", ["image", "label"])
+def test_files_of_other_formats(which: str, content: bytes, write: Write, tmp_path: Path) -> None:
+    files = {"image": write("image.nii.gz", head()), "label": write("label.nii.gz", labels())}
+    files[which] = tmp_path / f"{which}.gii"
+    files[which].write_bytes(content)
+    reason = bad(Scan("x", files["image"], files["label"]), TABLE, tmp_path / "cache")
+    assert f"{which}.gii: " in reason
+
+
+def test_a_cifti_header_in_a_nifti_file(write: Write, tmp_path: Path) -> None:
+    path = tmp_path / "image.nii"
+    image = nib.Nifti2Image(head().reshape(1, 1, 1, 1, -1, 10), np.eye(4))
+    image.header.set_intent(3006)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension(32, b"<CIFTI"))
+    nib.save(image, path)
+    assert "image.nii: " in bad(Scan("x", path), None, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("error", [RecursionError, AttributeError, NotImplementedError])
+def test_whatever_the_reader_raises(
+    error: type[Exception], write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path) -> None:
+        raise error("of its own\x1b")
+
+    path = write("image.nii.gz", head())
+    monkeypatch.setattr(nib, "load", load)
+    reason = bad(Scan("x", path), None, tmp_path / "cache")
+    assert reason == rf"{path}: unreadable: 'of its own\x1b'"
+
+
+@pytest.mark.parametrize("where", ["bt.data.checks.np.asanyarray", "bt.data.volumes.normalise"])
+def test_too_large_for_the_memory(
+    where: str, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    path = write("image.nii.gz", head())
+    monkeypatch.setattr(where, fail)
+    reason = bad(Scan("x", path), None, tmp_path / "cache")
+    assert reason.startswith(f"{path}: ")
+    assert reason.endswith("too large for this machine's memory")
+
+
+def test_a_name_that_no_disk_has(tmp_path: Path) -> None:
+    for name in ("x" * 300 + ".nii", "a\0.nii"):
+        assert bad(Scan("x", tmp_path / name), None, tmp_path / "cache")
+        with pytest.raises(ScanError):
+            read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize("which", ["image", "label"])

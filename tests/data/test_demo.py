@@ -105,6 +105,8 @@ def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(DataError, match=r"thesis\.tex.demo: can't be written: "):
         write_demo_cohort(tmp_path / "thesis.tex" / "demo", 2)
+    with pytest.raises(DataError, match="seed -1: must not be negative"):
+        write_demo_cohort(tmp_path / "demo", seed=-1)
     with pytest.raises(DataError, match="at least one subject"):
         write_demo_cohort(tmp_path / "demo", 0)
 

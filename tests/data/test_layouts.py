@@ -59,12 +59,50 @@ def test_nnunet_v2_channels_and_labels_the_other_way_round(tmp_path: Path, write
         ('{"labels": {"background": 0, "whole": [1, 2]}}', "regions"),
         ('{"labels": {"0": "background"}}', "no label beside the background"),
         ('{"labels": {"0": "background", "1": "A"}}', "lists no scan"),
+        ('{"labels": {"0": "background", "1": "A"}, "training": []}', "lists no scan"),
+        ('{"labels": {"1": "A"}, "training": {"image": "a", "label": "b"}}', "must be a list"),
+        ('{"labels": {"1": "A"}, "training": ["imagesTr/a.nii.gz"]}', "must name a file"),
+        ('{"labels": {"1": "A"}, "training": [{"image": "a.nii.gz"}]}', "must name a file"),
+        ('{"labels": {"1": true}}', "one number and one name"),
+        ('{"labels": {"1": null}}', "one number and one name"),
+        ('{"labels": {"A": 1.0}}', "one number and one name"),
+        ('{"labels": {"A": 1e400}}', "one number and one name"),
+        ('{"labels": {"1": "A\\n"}}', "can't be printed"),
+        ('{"labels": {"A": 100000000000000000000}}', "must be 0 to"),
+        ('{"labels": {"-1": "A"}}', "must be 0 to"),
+        ('{"labels": [1, 2]}', "must be a dictionary"),
     ],
 )
 def test_bad_dataset_json(tmp_path: Path, stated: str, says: str) -> None:
     (tmp_path / "dataset.json").write_text(stated)
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=says) as caught:
         find_scans(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+@pytest.mark.parametrize(
+    "name", ["/", "", ".", 3, None, True, ["a.nii.gz"], "a\0.nii.gz", "a\n.nii.gz", "x" * 5000]
+)
+def test_what_is_no_file_name_in_dataset_json_is_refused(
+    tmp_path: Path, key: str, name: object
+) -> None:
+    pair = {"image": "a.nii.gz", "label": "b.nii.gz"} | {key: name}
+    stated = {"name": 7, "labels": {"1": "A"}, "training": [pair]}
+    (tmp_path / "dataset.json").write_text(json.dumps(stated))
+    with pytest.raises(DataError, match=r"dataset\.json: 'training' lists") as caught:
+        find_scans(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_name_too_long_for_the_disk_in_dataset_json_is_a_bad_scan(tmp_path: Path) -> None:
+    pair = {"image": "x" * 300, "label": "y" * 300}
+    stated = {"labels": {"1": "A"}, "training": [pair]}
+    (tmp_path / "dataset.json").write_text(json.dumps(stated))
+    cohort = find_scans(tmp_path)
+    assert len(load_volumes(cohort.scans, cohort.labels, cache=tmp_path / "cache").bad) == 1
 
 
 def test_bids_beside_with_covariates(tmp_path: Path, write: Write) -> None:
@@ -78,6 +116,8 @@ def test_bids_beside_with_covariates(tmp_path: Path, write: Write) -> None:
     assert (first.id, first.site, first.covariates["age"]) == ("sub-01", "A", "31")
     assert "age" not in second.covariates
     assert cohort.labels is known_table("freesurfer")
+    (tmp_path / "participants.tsv").write_text("participant_id\tsite\nsub-01\t\x1b[2J\n")
+    assert find_scans(tmp_path).scans[0].site == r"'\x1b[2J'", "sites are printed"
 
 
 def test_bids_sessions_runs_and_derivatives(tmp_path: Path, write: Write) -> None:
@@ -109,6 +149,10 @@ def test_bids_dseg_tsv_states_the_labels(tmp_path: Path, write: Write) -> None:
     (tmp_path / "dseg.tsv").write_text("number\tname\n1\tleft\n")
     with pytest.raises(DataError, match="'index'"):
         find_scans(tmp_path)
+    for number, says in ((10**20, "must be 0 to 1048576"), (-5, "must be 0"), (0, "no label")):
+        (tmp_path / "dseg.tsv").write_text(f"index\tname\n{number}\tleft\n")
+        with pytest.raises(DataError, match=rf"dseg\.tsv: .*{says}"):
+            find_scans(tmp_path)
 
 
 def test_malc(tmp_path: Path, write: Write) -> None:
@@ -162,6 +206,36 @@ def test_manifest(tmp_path: Path, write: Write) -> None:
         assert cohort.labels.structures == ("background", "label 1", "label 5")
 
 
+@pytest.mark.parametrize("wrong", [np.nan, 0.5, -1])
+def test_a_label_map_that_is_none_does_not_keep_the_others_from_being_looked_at(
+    tmp_path: Path, write: Write, wrong: float
+) -> None:
+    for name in ("a", "b"):
+        write(f"{name}.nii.gz", head())
+    write("a_seg.nii.gz", np.where(labels() > 0, wrong, 0).astype(np.float32))
+    path = tmp_path / "manifest.tsv"
+    path.write_text("image\tlabel\na.nii.gz\ta_seg.nii.gz\n")
+    says = r"no scan has a label map that can be read: .*a_seg\.nii\.gz: not a label map"
+    with pytest.raises(DataError, match=says):
+        find_scans(path)
+    write("b_seg.nii.gz", labels())
+    path.write_text(path.read_text() + "b.nii.gz\tb_seg.nii.gz\n")
+    cohort = find_scans(path)
+    assert cohort.labels.structures == ("background", "label 1", "label 2")
+    (bad,) = load_volumes(cohort.scans, cohort.labels, cache=tmp_path / "cache").bad
+    assert "a_seg.nii.gz: not a label map" in str(bad)
+
+
+def test_label_maps_with_no_label_or_too_many_are_named(tmp_path: Path, write: Write) -> None:
+    write("a.nii.gz", head())
+    path = tmp_path / "manifest.tsv"
+    path.write_text("image\tlabel\na.nii.gz\tseg.nii.gz\n")
+    for ids in ((0,), range(1, 300)):
+        write("seg.nii.gz", np.resize(np.array(ids, np.int16), (12, 14, 10)))
+        with pytest.raises(DataError, match=r"manifest\.tsv: its label maps can't be used"):
+            find_scans(path)
+
+
 def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.tsv").write_text("id\timage\na\tx.nii\na\ty.nii\n")
     with pytest.raises(DataError, match="two scans are called"):
@@ -202,3 +276,19 @@ def test_a_file_ending_that_is_no_ending_is_refused(tmp_path: Path, ending: obje
     (tmp_path / "dataset.json").write_text(json.dumps(stated))
     with pytest.raises(DataError, match="file_ending"):
         find_scans(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("image\tlabel\na.nii\tl.nii\n".encode("utf-16"), "save it as UTF-8"),
+        (b"image\tlabel\n/\t/\n", "scans need a printable name"),
+        (b"id\timage\n\x1b[2J\ta.nii\n", "scans need a printable name"),
+        (b"image\tlabel\na.nii\tl.nii\n", "l.nii: missing"),
+    ],
+)
+def test_odd_manifests(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "manifest.tsv").write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        find_scans(tmp_path)
+    assert caught.value.args[0].isprintable()

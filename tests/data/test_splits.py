@@ -83,16 +83,28 @@ def test_explicit_without_sites_is_uniform_over_the_rest() -> None:
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        ({"scans_per_peer": 4}, r"20 less 5 for testing leave 15, 4 peers with 4 each need 16"),
-        ({"test_scans": 18}, r"leave 2, 4 peers with 1 each need 4"),
+        (
+            {"scans_per_peer": 4},
+            r"20 less 5 for testing leave 15, 4 peers with 4 each need 16: "
+            r"add scans or lower --peers or --scans-per-peer or --test-scans$",
+        ),
+        ({"test_scans": 18}, r"leave 2, 4 peers with 1 each need 4: .* --peers or --test-scans$"),
+        ({"peers": 1, "test_scans": 20}, r"1 peer with 1 each need 1: .* lower --test-scans$"),
+        ({"peers": 30, "test_scans": 0}, r"30 peers with 1 each need 30: .* lower --peers$"),
         ({"peers": 0}, "at least one peer"),
         ({"how": "random"}, "must be uniform, bands or explicit"),
-        ({"how": "bands"}, r"needs the name of a participants\.tsv column"),
-        ({"how": "bands", "bands_by": "age"}, "no value in the column 'age'"),
+        ({"how": "bands"}, "needs --bands-by COLUMN; the columns are nan, sex, site$"),
+        (
+            {"how": "bands", "bands_by": "age"},
+            "s[0-9]+: no value in the column 'age'; the columns are nan, sex, site$",
+        ),
         ({"how": "bands", "bands_by": "sex"}, "sex is 'f', bands need a number"),
         ({"how": "bands", "bands_by": "nan"}, "nan is 'nan', bands need a number"),
-        ({"how": "explicit"}, "no scan is marked as test"),
-        ({"how": "explicit", "test_scans": 0}, "4 peers, but the scans are of 2: A, B"),
+        ({"how": "explicit"}, "no scan is marked as test: .* --test-scans 0$"),
+        (
+            {"how": "explicit", "test_scans": 0},
+            r"4 peers, but the scans are of 2 sites \(A, B\).* --peers 2 .* --part I/2",
+        ),
     ],
 )
 def test_what_cannot_be_split(ask: dict[str, object], says: str) -> None:
@@ -102,8 +114,15 @@ def test_what_cannot_be_split(ask: dict[str, object], says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_bands_of_scans_that_come_without_columns() -> None:
+    with pytest.raises(DataError, match="there are no columns, they come from participants"):
+        split(cohort(), peers=2, test_scans=1, how="bands")
+
+
 def test_describe_names_every_scan_once() -> None:
     found = split(cohort(), peers=2, test_scans=2, scans_per_peer=2)
     lines = found.describe().splitlines()
     assert lines[0] == "test: 2 scans: " + " ".join(scan.id for scan in found.test)
     assert [line.split(":")[0] for line in lines] == ["test", "part 1/2", "part 2/2"]
+    one = split(cohort(), peers=1, test_scans=1, scans_per_peer=1)
+    assert all(": 1 scan: s" in line for line in one.describe().splitlines())

@@ -1,0 +1,112 @@
+"""A peer with its files: what it tells of its task, and what it makes of its scans."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bt import node as nodes
+from bt.config import Config, change
+from bt.data.labels import LabelTable, table_of_names
+from bt.data.scan import DataError
+from bt.modelfile import BadModelFile
+from bt.node import Node, make_trainer
+from bt.runner import Outcome
+from bt.versions import Version
+from tests.data.test_slices import volume
+from tests.test_runner import TIMEOUT_S, FakeTrainer, Stop
+from transports.inproc import Network
+
+AB = table_of_names("ab", {1: "a", 2: "b"})
+BA = table_of_names("ba", {1: "b", 2: "a"})
+AC = table_of_names("ac", {0: "nothing", 5: "a", 9: "b"})  # other numbers for the same structures
+
+
+class Unscored(FakeTrainer):
+    """It trains once everybody has heard of everybody."""
+
+    def __init__(self, met: threading.Barrier) -> None:
+        super().__init__()
+        self.during_fit = lambda update, stop: met.wait(TIMEOUT_S) and None
+
+    def evaluate(self, stop: Stop) -> None:  # type: ignore[override]
+        return None
+
+
+def run_together(folder: Path, tables: dict[str, LabelTable | None]) -> dict[str, Outcome]:
+    settings = {"ping_timeout_s": TIMEOUT_S, "rounds": 2}
+    network = Network(tuple(tables))
+    met = threading.Barrier(len(tables))
+
+    def run(name: str) -> Outcome:
+        others = [other for other in tables if other != name]
+        node = Node(name, others, folder / name, change(Config(), settings), tables[name])
+        return node.run(Unscored(met), lambda max_bytes: network.join(name))
+
+    with ThreadPoolExecutor(len(tables)) as pool:
+        futures = {name: pool.submit(run, name) for name in tables}
+        return {name: future.result(TIMEOUT_S) for name, future in futures.items()}
+
+
+def rejected(folder: Path, name: str) -> list[str]:
+    lines = (folder / name / "events.jsonl").read_text().splitlines()
+    return [e["reason"] for line in lines if (e := json.loads(line))["event"] == "reject"]
+
+
+@pytest.mark.parametrize("other", [BA, None], ids=["swapped", "unstated"])
+def test_peers_with_other_structures_set_each_other_aside(
+    tmp_path: Path, other: LabelTable | None
+) -> None:
+    outcomes = run_together(tmp_path, {"x": AB, "y": other})
+    for name, outcome in outcomes.items():
+        assert outcome.reason == "finished"
+        assert outcome.totals["merged"] == 0
+        assert outcome.aggregated_of == {name: "2"}
+        assert any("trains another model" in reason for reason in rejected(tmp_path, name))
+
+
+@pytest.mark.parametrize("tables", [(AB, AC), (None, None)], ids=["the same", "unstated"])
+def test_peers_with_the_same_structures_merge(
+    tmp_path: Path, tables: tuple[LabelTable | None, LabelTable | None]
+) -> None:
+    outcomes = run_together(tmp_path, dict(zip("xy", tables, strict=True)))
+    for name, outcome in outcomes.items():
+        assert outcome.aggregated_of == {"x": "2", "y": "2"}
+        assert rejected(tmp_path, name) == []
+
+
+def test_a_checkpoint_of_other_structures_is_not_gone_on_with(tmp_path: Path) -> None:
+    run_together(tmp_path, {"x": AB})
+    before = (tmp_path / "x" / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(BadModelFile, match=r"trained on other structures.*another --out"):
+        run_together(tmp_path, {"x": BA})
+    assert (tmp_path / "x" / "checkpoint.safetensors").read_bytes() == before
+    for same in (AB, AC):
+        assert run_together(tmp_path, {"x": same})["x"].version == Version(0, 2)
+
+
+def test_slices_too_large_for_the_memory_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(nodes, "slices_of", fail)
+    with pytest.raises(DataError, match=r"slices of 0 scans are too large.*--slice-step"):
+        make_trainer(Config(), "x", AB, [], [])
+
+
+@pytest.mark.parametrize(("slices", "batch_size"), [(1, 4), (3, 2), (4, 1)])
+def test_slices_too_small_for_the_statistics_of_a_batch_are_one_line(
+    slices: int, batch_size: int
+) -> None:
+    blob = volume((16, slices, 16), (slice(4, 12), slice(slices), slice(4, 12)))
+    config = change(Config(), {"filters": 1, "batch_size": batch_size, "device": "cpu"})
+    with pytest.raises(DataError, match="16x16 pixels can't be learned from one by one"):
+        make_trainer(config, "x", AB, [blob], [])
+    enough = change(config, {"batch_size": 4, "precision": "float32"})
+    wider = volume((17, slices, 16), (slice(4, 12), slice(slices), slice(4, 12)))
+    for blobs in ([wider], [blob, blob]):
+        make_trainer(enough, "x", AB, blobs, []).fit(1, 0, lambda: False)

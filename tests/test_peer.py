@@ -1,0 +1,48 @@
+"""bt peer: what one peer says at its end."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bt import peer
+from bt.config import Config, change
+from bt.runner import Outcome
+
+TOTALS: dict[str, float] = dict.fromkeys(
+    ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds"), 0
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "aggregated_of", "code", "says"),
+    [
+        ("finished", {"A": "1"}, peer.MERGED_NOBODY, "Were the other peers running"),
+        ("finished", {"A": "1", "B": "1"}, peer.MERGED_NOBODY, "try more --rounds"),
+        ("interrupted", {}, 130, "the same command goes on"),
+    ],
+)
+def test_the_last_line_says_what_to_do(
+    cohort: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    aggregated_of: dict[str, str],
+    code: int,
+    says: str,
+) -> None:
+    def run(node: peer.Node, trainer: Any, connect: Any) -> Outcome:
+        return Outcome(reason, TOTALS, trainer.weights(), aggregated_of=aggregated_of)
+
+    monkeypatch.setattr(peer.Node, "run", run)
+    settings = {"path": str(cohort), "filters": 2, "precision": "float32", "test_scans": 1}
+    config = change(Config(), settings)
+    text = io.StringIO()
+    console = Console(file=text, markup=False, width=100)
+    unused: Any = None
+    assert peer.run(config, "A", ["B"], None, tmp_path / "A", console, unused) == code
+    assert says in text.getvalue().splitlines()[-1]
