@@ -92,6 +92,7 @@ def train(
     ] = None,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
+    compression: opt.Compression = None,
     seed: opt.Seed = None,
     out: opt.Out = None,
     config: opt.ConfigFile = None,
@@ -177,6 +178,7 @@ def peer(
     ] = False,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
+    compression: opt.Compression = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
 ) -> None:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from transports.messages import ENCODINGS
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -63,6 +65,7 @@ class FederationConfig:
     ping_timeout_s: float = 5.0
     pull_timeout_s: float = 60.0
     pulls_at_once: int = 2
+    compression: str = "none"  # of models on the wire: none, auto or one of messages.ENCODINGS
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ CHOICES = {
     "precision": ("auto", "float32", "bfloat16"),
     "schedule": ("async", "sequential"),
     "transport": ("zmq", "mpi", "inproc"),
+    "compression": ("auto", *ENCODINGS),
 }
 _AT_LEAST = {
     "spacing_mm": 0.01,

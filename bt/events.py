@@ -40,10 +40,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """All of the model of `peer` was merged; `refused` says why if a Merge was not carried out."""
+    """All of the model of `peer` was merged; `refused` says why if a Merge was not carried out.
+
+    `kept` is the digest of that model if it is kept, for differences from it.
+    """
 
     peer: str
     refused: str | None = None
+    kept: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,15 @@ class Merge:
     """Fold a range of a peer's model into this round's running mean, which starts from one's own.
 
     Ranges come in order. `announced` is what the peer said of this model. `own_samples` 0: one's
-    own weights are still random and stay out.
+    own weights are still random and stay out. `base`: they are the difference from that model,
+    which was kept. `keep`: the model may be the base of the next.
     """
 
     weights: messages.Weights
     announced: messages.Version
     own_samples: int
+    base: str | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from bt.data.labels import LabelTable
 from bt.data.scan import DataError, Scan
 from bt.data.slices import slices_of
 from bt.data.volumes import Volume
+from bt.delta import chooser
 from bt.eventlog import EventLog
 from bt.files import write_atomic
 from bt.modelfile import BadModelFile, write_model
@@ -146,6 +147,7 @@ class Node:
             timing=Timing(ping_s=federation.ping_timeout_s, pull_s=federation.pull_timeout_s),
             # One after the other where runs must repeat exactly: sums depend on their order.
             pulls_at_once=1 if sequential else federation.pulls_at_once,
+            choose=chooser(federation.compression, weights.schema.nbytes),
         )
         checkpoints = CheckpointFile(self.folder / "checkpoint.safetensors")
         self._refuse_other_structures(checkpoints)

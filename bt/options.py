@@ -186,6 +186,15 @@ PullTimeout = Annotated[
         help="How long weights may take. Default: 60.",
     ),
 ]
+Compression = Annotated[
+    str | None,
+    typer.Option(
+        "--compression",
+        rich_help_panel=_RUN,
+        help="Of models on the wire: none (default), fp16, int8, either with +zstd, or auto: "
+        "what is fastest at the speed measured. For slow links.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Decides split, weights and batches. Default: 0.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default: runs/NAME.")

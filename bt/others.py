@@ -36,6 +36,7 @@ class Other:
     aside_until: float = float("-inf")
     failures: int = 0  # of pulls in this round
     link: Link = field(default_factory=Link)
+    base: str | None = None  # digest of a model of it that is kept, for differences from it
 
     def has_newer_than(self, merged: Version, now: float) -> bool:
         """Whether it has, and can send, a model newer than the one merged."""

@@ -15,7 +15,7 @@ or gone, forms the aggregated model, and leaves when nobody needs it any more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -44,7 +44,7 @@ from bt.events import (
 from bt.others import Other, Timing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
-from bt.transfer import Gone
+from bt.transfer import Gone, Link, Misfit
 from bt.versions import NEVER_TRAINED, Version, VersionVector
 from transports import messages
 
@@ -79,6 +79,7 @@ class Peer:
     schedule: Schedule = field(default_factory=Async)
     timing: Timing = field(default_factory=Timing)
     pulls_at_once: int = 2
+    choose: Callable[[Link], str] = lambda link: messages.PLAIN  # how models are coded for a link
 
     version: Version = field(default=NEVER_TRAINED, init=False)
     digest: str | None = field(default=None, init=False)  # of the image that is served
@@ -92,7 +93,8 @@ class Peer:
         self._others = {name: Other() for name in sorted(self.others)}
         self._awaited: dict[str, float] = {}  # pinged, no answer yet -> deadline
         self._retry_at = float("-inf")
-        self._pulls = Pulls(self.me, self.image_bytes, self.header_bytes, self.pulls_at_once)
+        sizes = self.image_bytes, self.header_bytes
+        self._pulls = Pulls(self.me, *sizes, self.pulls_at_once, self.choose)
         self._aggregating = False
         self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
         self._now = self._done_at = 0.0
@@ -152,8 +154,8 @@ class Peer:
                 self._lost(peer, reason, now, out)
             case Rejected(peer, reason):
                 self._set_aside(peer, reason, now, out)
-            case Merged(peer, refused):
-                self._confirm_merge(peer, refused, now, out)
+            case Merged():
+                self._confirm_merge(event, now, out)
             case Trained():
                 self._finish_training(out)
             case Persisted(digest):
@@ -234,27 +236,31 @@ class Peer:
 
     def _take(self, message: messages.Weights, now: float, out: list[Instruction]) -> None:
         try:
-            announced = self._pulls.take(message, now)
+            transfer = self._pulls.take(message, now)
         except Gone:
             self._others[message.sender].failures += 1
             self._pulls.waiting.append(message.sender)  # it may have something newer
             self._drop_pull(message.sender, out)
             return
-        if announced is not None:
+        except Misfit as exc:
+            self._set_aside(message.sender, str(exc), now, out)
+            return
+        if transfer is not None:
             own_samples = self.samples if self.version.count else 0
-            out.append(Merge(message, announced, own_samples))
+            keep = transfer.encoding != messages.PLAIN
+            out.append(Merge(message, transfer.announced, own_samples, transfer.base, keep))
 
     def _drop_pull(self, peer: str, out: list[Instruction]) -> None:
         if self._pulls.drop(peer):
             out.append(StartOver())
 
-    def _confirm_merge(
-        self, peer: str, refused: str | None, now: float, out: list[Instruction]
-    ) -> None:
-        if refused is not None:
-            self._set_aside(peer, refused, now, out)
-        elif self._pulls.confirm(peer):
-            self._others[peer].strikes = 0
+    def _confirm_merge(self, merged: Merged, now: float, out: list[Instruction]) -> None:
+        other = self._others[merged.peer]
+        other.base = merged.kept
+        if merged.refused is not None:
+            self._set_aside(merged.peer, merged.refused, now, out)
+        elif self._pulls.confirm(merged.peer):
+            other.strikes = 0
 
     def _lost(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
         other = self._others[peer]

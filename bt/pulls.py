@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bt.events import Send
 from bt.others import Other
-from bt.transfer import Transfer
+from bt.transfer import Link, Transfer
 from bt.versions import Version, VersionVector
 from transports import messages
 
@@ -24,6 +24,7 @@ class Pulls:
     image_bytes: int
     header_bytes: int
     at_once: int
+    choose: Callable[[Link], str]  # an encoding
     waiting: list[str] = field(default_factory=list)
     running: dict[str, Transfer] = field(default_factory=dict)
     merging: VersionVector = field(default_factory=dict)  # all here, not yet confirmed
@@ -47,16 +48,19 @@ class Pulls:
             peer = self.waiting.pop(0)
             known = others[peer].known
             if known is not None and wanted(peer):
-                sizes = self.image_bytes, self.header_bytes
-                self.running[peer] = Transfer(self.me, known, *sizes, others[peer].link, now)
+                sizes, link = (self.image_bytes, self.header_bytes), others[peer].link
+                transfer = Transfer(self.me, known, *sizes, link, now, self.choose(link))
+                if transfer.encoding != messages.PLAIN:
+                    transfer.base = others[peer].base
+                self.running[peer] = transfer
         return [
             Send(peer, pull)
             for peer, transfer in self.running.items()
             for pull in transfer.ask(now)
         ]
 
-    def take(self, weights: messages.Weights, now: float) -> messages.Version | None:
-        """What the sender announced, if this range is to be merged now. Raises Gone."""
+    def take(self, weights: messages.Weights, now: float) -> Transfer | None:
+        """The transfer that this range is the next one of, if any. Raises Gone, Misfit."""
         sender = weights.sender
         transfer = self.running.get(sender)
         if transfer is None or not transfer.take(weights, now):
@@ -64,7 +68,7 @@ class Pulls:
         if transfer.done:
             self.merging[sender] = Version(*transfer.announced.version)
             del self.running[sender]
-        return transfer.announced
+        return transfer
 
     def drop(self, peer: str) -> bool:
         """Nothing more comes from `peer`; whether the merge has to start over, without it."""

@@ -17,7 +17,7 @@ from typing import Any
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
 from bt.eventlog import EventLog
-from bt.intake import Intake, Refused
+from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
 from bt.modelfile import BadModelFile
 from bt.protocol import Peer
@@ -84,6 +84,7 @@ class Runner:
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
         self._served: FlatWeights | None = None  # the snapshot, once it is on the shelf
         self._shelf = Shelf()
+        self._bases = Bases()
         self._job: Future[Any] | None = None
         self._job_done: Callable[[Any], None] = lambda result: None
         self._events: deque[events.Event] = deque()
@@ -226,30 +227,30 @@ class Runner:
 
     def _serve(self, pull: messages.Pull) -> None:
         answer = self._shelf.read(pull, self.peer.me, self._clock())
-        if not answer.data:
+        if not answer.size:
             self._send(pull.sender, self.peer.answer(pull.sender))  # what there is instead
         sent = self._send(pull.sender, answer)
-        size = image.nbytes(self._snapshot.schema)
-        if sent and answer.data and answer.offset + answer.data.nbytes == size:
-            version = self._shelf.version_of(pull.digest)
-            self._log.write("weights", peer=pull.sender, version=version, bytes=size)
+        if sent and answer.data and answer.offset + answer.data.nbytes == answer.size:
+            version = str(Version(*self._shelf.version_of(pull.digest)))
+            self._log.write("weights", peer=pull.sender, version=version, bytes=answer.size)
 
     def _merge(self, merge: events.Merge) -> None:
         if self._intake is None:
-            self._intake = Intake(self._new_rule, self._snapshot, merge.own_samples)
+            own, samples = self._snapshot, merge.own_samples
+            self._intake = Intake(self._new_rule, own, samples, self._bases)
         announced, sender = merge.announced, merge.weights.sender
         try:
-            if not self._intake.take(merge.weights, announced):
-                return
+            merged = self._intake.take(merge)
         except Refused as exc:
             self._feed(events.Merged(sender, refused=str(exc)))
             return
+        if merged is None:
+            return
         seconds = round(self._clock() - self._pulled_at.pop(sender, self._clock()), 4)
-        size = image.nbytes(self._snapshot.schema)
-        self._log.write("weights", from_=sender, bytes=size, seconds=seconds)
+        self._log.write("weights", from_=sender, bytes=merge.weights.size, seconds=seconds)
         version = str(Version(*announced.version))
         self._log.write("merge", from_=sender, version=version, samples=announced.samples)
-        self._feed(events.Merged(sender))
+        self._feed(merged)
 
     def _finish_merge(self) -> FlatWeights | None:
         """The round's merged model; None if nobody was merged."""
@@ -281,11 +282,9 @@ class Runner:
         """Serve the snapshot under the version it has now. Returns its digest."""
         if self._served is self._snapshot:  # under another version: readers may be at it
             self._snapshot = self._snapshot.copy()
-        peer, self._served = self.peer, self._snapshot
-        header = image.encode(
-            image.Model(peer.me, peer.version, peer.samples), self._snapshot.schema
-        )
-        return self._shelf.put(self._snapshot.image(header), str(peer.version))
+        self._served = self._snapshot
+        model = image.Model(self.peer.me, self.peer.version, self.peer.samples)
+        return self._shelf.put(model, self._snapshot)
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is one."""

@@ -27,6 +27,7 @@ class Link:
 
     credit: int = 8 * GRAIN  # bytes to have asked for, until speed has been measured
     round_trip_s: float = float("inf")  # the shortest seen
+    bytes_per_s: float | None = None  # the latest
 
     @property
     def range_bytes(self) -> int:
@@ -37,7 +38,8 @@ class Link:
         """So many bytes came in within the `seconds` between a question and its answer."""
         seconds = max(seconds, 1e-6)
         self.round_trip_s = min(self.round_trip_s, seconds)
-        credit = nbytes / seconds * (self.round_trip_s + _AHEAD_S)
+        self.bytes_per_s = nbytes / seconds
+        credit = self.bytes_per_s * (self.round_trip_s + _AHEAD_S)
         self.credit = int(min(max(credit, LEAST_CREDIT), MOST_CREDIT))
 
 
@@ -45,9 +47,17 @@ class Gone(Exception):
     """The peer does not serve this image any more."""
 
 
+class Misfit(Exception):
+    """An image that can't be one of this federation's models; the message says why."""
+
+
 @dataclass
 class Transfer:
-    """The image announced in `announced`: `size` bytes of which the first `header` are no body."""
+    """The image announced in `announced`: `size` bytes of which the first `header` are no body.
+
+    With a `base` it is asked for as a difference from that, and until the first range has come
+    nobody knows of how many bytes, or whether the peer still has the base.
+    """
 
     me: str
     announced: messages.Version
@@ -55,6 +65,8 @@ class Transfer:
     header: int
     link: Link
     progress_at: float  # when something last arrived,
+    encoding: str = messages.PLAIN  # wished for; the peer keeps what it sends as the next base
+    base: str | None = None
     asked_at: float = 0.0  # and when all that is missing was last asked for
     arrived: int = 0  # bytes
     asked: int = 0
@@ -69,28 +81,49 @@ class Transfer:
         """As many ranges as the credit allows."""
         pulls = []
         while self.asked < self.size and self.asked - self.arrived < self.link.credit:
+            if self.base is not None and self.asked and not self.arrived:
+                break
             length = self.link.range_bytes + (0 if self.asked else self.header)
             length = min(length, self.size - self.asked)
             digest = self.announced.digest
             assert digest is not None
-            pulls.append(messages.Pull(self.me, digest, self.asked, length))
+            where = self.asked, length, self.encoding, self.base
+            pulls.append(messages.Pull(self.me, digest, *where))
             self.asked += length
             self._pending.append((self.asked, now, self.arrived))
         return pulls
 
     def take(self, answer: messages.Weights, now: float) -> bool:
-        """Whether this range is the next; others come too soon, or once more. Raises Gone."""
+        """Whether this range is the next; others come too soon, or once more.
+
+        Raises Gone, Misfit.
+        """
         if answer.digest != self.announced.digest or answer.offset != self.arrived:
             return False
-        if not answer.data.nbytes:
+        if not answer.size:
             raise Gone
-        if not self._pending or answer.offset + answer.data.nbytes != self._pending[0][0]:
+        if not self._pending:
             return False
-        end, asked_at, arrived_then = self._pending.popleft()
-        self.arrived = end
-        self.link.measured(end - arrived_then, now - asked_at)
+        if not self._fits(answer):
+            raise Misfit(f"sent a model of {answer.size} bytes, expected {self.size}")
+        end, asked_at, arrived_then = self._pending[0]
+        if answer.offset + answer.data.nbytes != min(end, answer.size):
+            return False
+        self._pending.popleft()
+        self.size = answer.size
+        self.arrived = answer.offset + answer.data.nbytes
+        self.link.measured(self.arrived - arrived_then, now - asked_at)
         self.progress_at = now
         return True
+
+    def _fits(self, answer: messages.Weights) -> bool:
+        """Whether it is of the size the image must have, or of less as a difference."""
+        if not self.arrived and self.base is not None and answer.encoding == self.encoding:
+            return answer.size < self.size
+        if not self.arrived:
+            self.base = None  # it comes plainly
+        coded = self.encoding if self.base is not None else messages.PLAIN
+        return answer.size == self.size and answer.encoding == coded
 
     def rewind(self, now: float) -> None:
         """Ask again for all that has not arrived."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from bt import events
 from bt.protocol import Peer
 from bt.schedule import Async, Schedule
-from bt.shelf import digest_of
 from bt.transfer import GRAIN
 from bt.versions import NEVER_TRAINED, Version
-from transports import messages
+from transports import image, messages
 from transports.schema import Schema, TensorSpec
 
 SCHEMA = Schema.of([TensorSpec("w", "F32", (1,))])
@@ -21,7 +20,7 @@ IMAGE = memoryview(bytes(IMAGE_BYTES))
 
 def digest(name: str, version: tuple[int, int]) -> str:
     """Of that model of that peer."""
-    return digest_of(memoryview(f"{name} {tuple(version)}".encode()))
+    return image.digest(memoryview(f"{name} {tuple(version)}".encode()))
 
 
 @dataclass
@@ -91,7 +90,8 @@ class Federation:
                 if pull.digest != self.served.get(name):
                     data = IMAGE[:0]
                     self.flying.append((name, pull.sender, peer.answer(pull.sender)))
-                answer = messages.Weights(name, pull.digest, pull.offset, data)
+                size = IMAGE_BYTES if data else 0
+                answer = messages.Weights(name, pull.digest, size, pull.offset, data)
                 self.flying.append((name, pull.sender, answer))
             case events.Publish(message):
                 self.flying += [(name, to, message) for to in peer.others if to in self.peers]

@@ -12,7 +12,7 @@ from bt.others import Timing
 from bt.protocol import Phase
 from bt.schedule import Sequential
 from bt.versions import Version
-from tests.simulated import IMAGE, SCHEMA, Federation, digest
+from tests.simulated import IMAGE, IMAGE_BYTES, SCHEMA, Federation, digest
 from transports import messages
 
 AB = ("a", "b")
@@ -208,7 +208,7 @@ def test_a_rejected_peer_is_set_aside_for_growing_pauses() -> None:
 
 def test_weights_nobody_asked_for_are_ignored() -> None:
     federation = Federation(AB)
-    weights = messages.Weights("b", digest("b", (0, 1)), 0, IMAGE)
+    weights = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE)
     federation.feed("a", events.Received(weights))
     assert federation.peers["a"].phase is Phase.IDLE
     assert federation.shares == {}

@@ -117,7 +117,9 @@ def test_ranges_that_were_not_asked_for_are_ignored(digest_of: int, begin: int, 
     while not any(isinstance(m[2], messages.Weights) for m in federation.flying):
         federation.deliver()
     lose_weights(federation)
-    other = messages.Weights("b", digest("b", (0, digest_of)), begin, IMAGE[begin:end])
+    other = messages.Weights(
+        "b", digest("b", (0, digest_of)), IMAGE_BYTES, begin, IMAGE[begin:end]
+    )
     federation.feed("a", events.Received(other))
     assert not federation.partly
 
@@ -129,7 +131,7 @@ def test_a_refused_merge_does_not_count() -> None:
     peer.handle(events.RoundDue(), 0.0)
     peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
     end = HEADER_BYTES + 2 * GRAIN
-    first = messages.Weights("b", digest("b", (0, 1)), 0, IMAGE[:end])
+    first = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE[:end])
     (merge,) = peer.handle(events.Received(first), 0.0)
     assert isinstance(merge, events.Merge)
     instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)

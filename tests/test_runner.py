@@ -18,7 +18,6 @@ from bt.eventlog import EventLog
 from bt.others import Timing
 from bt.protocol import Peer
 from bt.runner import Outcome, Runner
-from bt.shelf import digest_of
 from bt.trainer import FitMetrics, Stopped
 from bt.versions import Version
 from bt.weights import FlatWeights
@@ -197,7 +196,7 @@ def announce(
     digest: str | None = None,
 ) -> tuple[Any, ...]:
     if served is not None and digest is None:
-        digest = digest_of(served)
+        digest = image.digest(served)
     return messages.encode(messages.Version(sender, (0, 5), 1, schema, "training", digest))
 
 
@@ -220,9 +219,10 @@ FLIPPED[-1] ^= 1
         (announce(served=OLD), OLD, "announced"),
         (announce(served=GREEDY), GREEDY, "announced"),
         (announce(served=GOOD), FLIPPED, "checksum"),
-        (announce(served=GOOD), memoryview(b"PK" * 2000), "header"),
+        (announce(served=GOOD), memoryview(b"PK" * 2000), "of 4000 bytes"),
+        (announce(served=GOOD), memoryview(b"PK" * (len(GOOD) // 2)), "header"),
     ],
-    ids="garbage size name model NaN version samples damaged nonsense".split(),
+    ids="garbage size name model NaN version samples damaged large nonsense".split(),
 )
 def test_a_peer_that_sends_nonsense_is_set_aside_and_the_others_finish(
     peers: Any, to_ping: Any, served: memoryview | None, why: str
@@ -239,7 +239,9 @@ def test_a_peer_that_sends_nonsense_is_set_aside_and_the_others_finish(
             answer = to_ping
         elif isinstance(asked, messages.Pull) and served is not None:
             data = served[asked.offset : asked.offset + asked.length]
-            answer = messages.encode(messages.Weights("c", asked.digest, asked.offset, data))
+            answer = messages.encode(
+                messages.Weights("c", asked.digest, served.nbytes, asked.offset, data)
+            )
         if answer:
             with suppress(PeerGone):  # it may have left by now
                 stranger.send(received.sender, answer)
@@ -309,7 +311,7 @@ def test_others_are_answered_from_the_last_model_while_it_trains(peers: Any) -> 
     while isinstance(served, messages.Version):
         served = ask(other, "a", messages.Pull("b", answer.digest, 0, 1 << 20))
     assert isinstance(served, messages.Weights)
-    assert digest_of(served.data) == answer.digest
+    assert image.digest(served.data) == answer.digest
     assert image.decode(served.data, SCHEMA) == image.Model("a", (0, 1), 1)
     body = served.data[image.header_bytes(SCHEMA) :]
     assert FlatWeights.from_body(SCHEMA, body).tensors()["w"].tolist() == [1, 1, 1]

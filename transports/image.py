@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import xxhash
+
 from transports import header
 from transports.header import Malformed, WrongSchema
 from transports.schema import Schema, SchemaError, shown
@@ -38,6 +40,11 @@ def header_bytes(schema: Schema) -> int:
 def nbytes(schema: Schema) -> int:
     """Length of the image of any such model."""
     return header_bytes(schema) + schema.nbytes
+
+
+def digest(data: memoryview) -> str:
+    """XXH3-128 in hexadecimal: finds what was damaged on its way, at the speed of memory."""
+    return xxhash.xxh3_128_hexdigest(data)
 
 
 def encode(model: Model, schema: Schema) -> bytes:

@@ -27,7 +27,9 @@ from transports.header import (
 from transports.schema import shown
 
 __all__ = [
+    "ENCODINGS",
     "MAX_VERSION",
+    "PLAIN",
     "STATES",
     "Limits",
     "Malformed",
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 STATES = ("training", "done", "finished", "leaving")
+PLAIN = "none"
+ENCODINGS = (PLAIN, "fp16", "fp16+zstd", "int8", "int8+zstd")  # of an image, bt/compression.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,35 +105,50 @@ class Version:
 class Pull:
     """Send `length` bytes from `offset` of the image with this digest.
 
-    The answer is Weights with at most so many bytes, or, if that image is not served (any more),
-    with none.
+    Coded by `encoding` if it is not PLAIN, as the difference from the model of yours with the
+    digest `base`; plainly if you don't have that. The answer is Weights with at most so many
+    bytes, or, if that image is not served (any more), of size 0.
     """
 
     sender: str
     digest: str
     offset: int
     length: int
+    encoding: str = PLAIN
+    base: str | None = None
 
     def __post_init__(self) -> None:
         header.check_sender(self.sender)
         header.check_digest(self.digest)
         header.check_integer("offset", self.offset)
         header.check_integer("length", self.length, least=1)
+        _check_encoding(self.encoding)
+        if self.base is not None:
+            header.check_digest(self.base)
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Bytes [offset, offset + data.nbytes) of the image with this digest."""
+    """Bytes [offset, offset + data.nbytes) of the image with this digest, in this encoding.
+
+    `size` is the length of it all; 0 says that there is no such image (any more).
+    """
 
     sender: str
     digest: str
+    size: int
     offset: int
     data: memoryview
+    encoding: str = PLAIN
 
     def __post_init__(self) -> None:
         header.check_sender(self.sender)
         header.check_digest(self.digest)
+        header.check_integer("size", self.size)
         header.check_integer("offset", self.offset)
+        _check_encoding(self.encoding)
+        if self.offset + self.data.nbytes > self.size > 0:
+            raise Malformed(f"a range that ends beyond the {self.size} bytes it is of")
 
 
 Message = Ping | Version | Pull | Weights
@@ -160,9 +179,17 @@ def encode(message: Message) -> tuple[Frame, ...]:
                 "digest": message.digest,
                 "offset": message.offset,
                 "length": message.length,
+                "encoding": message.encoding,
+                "base": message.base,
             }
         case Weights():
-            about |= {"kind": "weights", "digest": message.digest, "offset": message.offset}
+            about |= {
+                "kind": "weights",
+                "digest": message.digest,
+                "size": message.size,
+                "offset": message.offset,
+                "encoding": message.encoding,
+            }
             data = flat(message.data)
             return header.write(about, _range_table(data.nbytes)), data
     return (header.write(about),)
@@ -185,14 +212,18 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
     if kind == "weights":
         if table.keys() != {"range"} or not _is_range_of(table["range"], data.nbytes):
             raise Malformed(f"its tensors are not one range of {data.nbytes} bytes")
-        sender, digest, offset = header.fields(about, "sender", "digest", "offset")
-        return Weights(sender, digest, offset, data.toreadonly())
+        sender, digest, size, offset, encoding = header.fields(
+            about, "sender", "digest", "size", "offset", "encoding"
+        )
+        return Weights(sender, digest, size, offset, data.toreadonly(), encoding)
     if table or data.nbytes:
         raise Malformed(f"a message of kind {shown(kind)} carries no tensors")
     if kind == "ping":
         return Ping(*header.fields(about, "sender"))
     if kind == "pull":
-        return Pull(*header.fields(about, "sender", "digest", "offset", "length"))
+        return Pull(
+            *header.fields(about, "sender", "digest", "offset", "length", "encoding", "base")
+        )
     if kind == "version":
         sender, version, samples, hash_, state, digest, seen = header.fields(
             about, "sender", "version", "samples", "schema", "state", "digest", "seen"
@@ -203,6 +234,11 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
         known = None if seen is None else header.pair(seen)
         return Version(sender, header.pair(version), samples, hash_, state, digest, known)
     raise Malformed(f"unknown kind {shown(kind)}")
+
+
+def _check_encoding(value: object) -> None:
+    if not isinstance(value, str) or value not in ENCODINGS:
+        raise Malformed(f"encoding {shown(value)}: expected one of {', '.join(ENCODINGS)}")
 
 
 def _joined(frames: list[memoryview]) -> memoryview:
