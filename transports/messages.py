@@ -147,7 +147,7 @@ class Weights:
         header.check_integer("size", self.size)
         header.check_integer("offset", self.offset)
         _check_encoding(self.encoding)
-        if self.offset + self.data.nbytes > self.size > 0:
+        if self.data.nbytes and self.offset + self.data.nbytes > self.size:
             raise Malformed(f"a range that ends beyond the {self.size} bytes it is of")
 
 

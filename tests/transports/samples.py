@@ -52,7 +52,7 @@ def weights(begin=0, end=None):
     """A range of that image, by default all of it."""
     whole = picture()
     data = memoryview(whole)[begin:end]
-    return Weights("site-b", xxhash.xxh3_128_hexdigest(whole), begin, data)
+    return Weights("site-b", xxhash.xxh3_128_hexdigest(whole), len(whole), begin, data)
 
 
 MESSAGES = [
@@ -62,9 +62,11 @@ MESSAGES = [
     Version("a", (2**31 - 1, 0), 1000, HASH, "leaving", seen=(2**31 - 1, 2**31 - 1)),
     Pull("7", DIGEST, 0, 1),
     Pull("site-a", "f" * 32, 2**53 - 1, 2**53 - 1),
+    Pull("site-a", DIGEST, 0, 1 << 16, "int8+zstd", "f" * 32),
     weights(),
     weights(begin=600, end=900),
-    weights(begin=len(picture())),  # not served (any more)
+    Weights("site-b", DIGEST, 700, 600, memoryview(bytes(100)), "fp16"),
+    Weights("site-b", DIGEST, 0, 900, memoryview(b"")),  # not served (any more)
 ]
 EACH = [f"{number}-{type(message).__name__}" for number, message in enumerate(MESSAGES)]
 

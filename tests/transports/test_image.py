@@ -116,7 +116,7 @@ def test_its_ranges_put_together_are_it(cuts, order):
     order.shuffle(ranges)
     came = bytearray(len(whole))
     for begin, end in ranges:
-        sent = messages.Weights("site-b", DIGEST, begin, memoryview(whole)[begin:end])
+        sent = messages.Weights("site-b", DIGEST, len(whole), begin, memoryview(whole)[begin:end])
         raw = b"".join(messages.encode(sent))
         got = messages.decode([raw], limits=LIMITS)
         came[got.offset : got.offset + got.data.nbytes] = got.data
@@ -358,12 +358,12 @@ def test_models_larger_than_4_gb(tmp_path):
     with sparse(tmp_path, whole, image.encode(MODEL, schema), b"the end") as data:
         tracemalloc.start()
         assert image.decode(data, schema) == MODEL
-        sent = messages.Weights("a", DIGEST, begin, data[begin:])
+        sent = messages.Weights("a", DIGEST, data.nbytes, begin, data[begin:])
         got = messages.decode(messages.encode(sent), limits=LIMITS)
         assert (got.offset, bytes(got.data)) == (begin, b"the end")
         pull = messages.Pull("a", DIGEST, begin, 7)
         assert messages.decode(messages.encode(pull), limits=LIMITS) == pull
-        everything = messages.Weights("a", DIGEST, 0, data)
+        everything = messages.Weights("a", DIGEST, data.nbytes, 0, data)
         frames = messages.encode(everything)
         got = messages.decode(frames, limits=messages.Limits(max_message_bytes=2 * whole))
         assert got.data.nbytes == whole

@@ -72,7 +72,7 @@ def test_any_safetensors_library_opens_a_captured_message(message, tmp_path):
 
 def test_data_is_copied_neither_way():
     content = np.arange(200, dtype=np.uint8)
-    sent = encode(Weights("a", DIGEST, 7, memoryview(content)))
+    sent = encode(Weights("a", DIGEST, 1 << 20, 7, memoryview(content)))
     assert np.shares_memory(np.frombuffer(sent[1], np.uint8), content)
     got = decode(sent, limits=LIMITS)
     assert np.shares_memory(np.frombuffer(got.data, np.uint8), content)
@@ -88,7 +88,7 @@ def test_a_message_in_one_frame_is_not_copied_either():
 
 def test_data_of_any_format_travels_as_bytes():
     content = memoryview(np.arange(6, dtype="<f4").reshape(2, 3))
-    got = decode(encode(Weights("a", DIGEST, 0, content)), limits=LIMITS)
+    got = decode(encode(Weights("a", DIGEST, 24, 0, content)), limits=LIMITS)
     assert bytes(got.data) == content.tobytes()
     assert got.data.format == "B"
 
@@ -173,7 +173,7 @@ ODD = [None, True, -1, 2**53, 1.5, "", "x", "a b", "a" * 65, "F" * 32, "f" * 31,
        "../x", [], [0], [0, True], [0, 1, 2], [0, -1], [0, 2**31], {}, [[[[0]]]], "\ud800",
        "\n"]  # fmt: skip
 MEANT = [("sender", "x"), ("sender", "F" * 32), ("sender", "f" * 31), ("sender", "f" * 33),
-         ("digest", None), ("seen", None)]  # fmt: skip
+         ("digest", None), ("seen", None), ("base", None)]  # fmt: skip
 
 
 @each
@@ -213,7 +213,7 @@ def test_every_field_is_looked_at(message, value):
     ids=str,
 )
 def test_its_tensors_must_be_one_range_of_just_these_bytes(table):
-    fields, good, data = opened(joined(Weights("a", DIGEST, 0, memoryview(b"abc"))))
+    fields, good, data = opened(joined(Weights("a", DIGEST, 3, 0, memoryview(b"abc"))))
     assert decode([file(fields, good, data)], limits=LIMITS).data == b"abc"
     assert "one range of 3 bytes" in str(refused(file(fields, table, data)).value)
     both = good | {"more": {"dtype": "U8", "shape": [0], "data_offsets": [3, 3]}}
@@ -293,8 +293,8 @@ def test_nothing_is_allocated_on_a_claim():
         (lambda: Pull("a", None, 0, 1), "digest None"),
         (lambda: Pull("a", DIGEST, -1, 1), "offset -1"),
         (lambda: Pull("a", DIGEST, 0, 0), "length 0: expected an integer from 1"),
-        (lambda: Weights("a", DIGEST + "\n", 0, memoryview(b"")), "digest"),
-        (lambda: Weights("a", DIGEST, 2**53, memoryview(b"")), "offset 9007199254740992"),
+        (lambda: Weights("a", DIGEST + "\n", 0, 0, memoryview(b"")), "digest"),
+        (lambda: Weights("a", DIGEST, 0, 2**53, memoryview(b"")), "offset 9007199254740992"),
     ],
 )
 def test_local_mistakes_are_refused_too(mistake, line):
