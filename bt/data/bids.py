@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bt.data.labels import LabelTable, recognise, table_of_names
+from bt.data.labels import LabelError, LabelTable, recognise, table_of_names
 from bt.data.scan import DataError, Scan, strip_nifti
 
 MISSING = ("", "n/a", "N/A")
@@ -150,8 +150,12 @@ def _stated_labels(root: Path, label_maps: list[Path]) -> LabelTable | None:
     path = next((p for p in (*beside, *top) if p.is_file()), None)
     if path is None:
         return None
+    rows = read_tsv(path)
     try:
-        names = {int(row["index"]): row["name"] for row in read_tsv(path)}
+        names = {int(row["index"]): row["name"] for row in rows}
     except (KeyError, ValueError) as exc:
         raise DataError(f"{path}: needs the columns 'index' (a number) and 'name'") from exc
-    return recognise(names) or table_of_names(root.name, names)
+    try:
+        return recognise(names) or table_of_names(root.name, names)
+    except LabelError as exc:
+        raise DataError(f"{path}: {exc}") from exc

@@ -56,6 +56,8 @@ class LabelTable:
                     f"label table {self.name}: no such range of labels {first} to {last}, "
                     f"class {structure}"
                 )
+        if sum(last - first + 1 for first, last, _ in self.ranges) > LARGEST_ID + 1:
+            raise LabelError(f"label table {self.name}: its ranges overlap")
         missing = set(range(len(self.structures))) - {c for _, _, c in self.ranges} - {0}
         if missing:
             names = ", ".join(self.structures[c] for c in sorted(missing))
@@ -93,8 +95,8 @@ class LabelTable:
         return tuple(int(i) for i in np.unique(unknown))
 
     def knows(self, ids: Iterable[int]) -> float:
-        """Which share of the numbers `ids` the table knows, background aside."""
-        wanted = np.array([i for i in ids if i != 0], np.int64)
+        """Which share of the numbers `ids` the table knows, background aside. Raises LabelError."""
+        wanted = np.array(sorted(_sensible(ids) - {0}), np.int64)
         return 1 - len(self.unknown_ids(wanted)) / max(len(wanted), 1)
 
     def to_labels(self, classes: Classes) -> NDArray[np.int32]:
@@ -118,9 +120,12 @@ class LabelTable:
         """Raises LabelError where `stored` isn't what `as_json` gave."""
         try:
             return LabelTable(
-                str(stored["name"]),
-                tuple(str(s) for s in stored["structures"]),
-                tuple((int(f), int(last), int(c)) for f, last, c in stored["ranges"]),
+                _exactly(str, stored["name"]),
+                tuple(_exactly(str, s) for s in _exactly(list, stored["structures"])),
+                tuple(
+                    (_exactly(int, first), _exactly(int, last), _exactly(int, c))
+                    for first, last, c in _exactly(list, stored["ranges"])
+                ),
             )
         except (KeyError, TypeError, ValueError) as exc:
             raise LabelError(f"not a label table: {exc}") from exc
@@ -143,20 +148,18 @@ def known_table(name: str) -> LabelTable:
 def table_of_names(name: str, names: Mapping[int, str]) -> LabelTable:
     """Labels as they are: one class per number in `names`, in ascending order.
 
-    Raises LabelError where there is none beside the background, or a number is negative.
+    Raises LabelError where there is none beside the background, or one out of range.
     """
-    numbers = sorted(set(names) - {0})
+    numbers = sorted(_sensible(names) - {0})
     if not numbers:
         raise LabelError(f"{name}: no label beside the background")
-    if numbers[0] < 0 or numbers[-1] > LARGEST_ID:
-        raise LabelError(f"{name}: label numbers must be 0 to {LARGEST_ID}")
     structures = (names.get(0, "background"), *(names[i] for i in numbers))
     return LabelTable(name, structures, tuple((i, i, c) for c, i in enumerate(numbers, 1)))
 
 
 def recognise(ids: Iterable[int]) -> LabelTable | None:
-    """The shipped table that these label numbers speak, or None."""
-    ids = set(ids)
+    """The shipped table that these label numbers speak, or None. Raises LabelError."""
+    ids = _sensible(ids)
     tables = [known_table(name) for name in KNOWN_TABLES]
     best = max(tables, key=lambda table: table.knows(ids))
     found = np.unique(best.to_classes(np.array(sorted(ids), np.int64)))
@@ -189,6 +192,21 @@ def whole_numbers(labels: Labels) -> NDArray[np.integer[Any]]:
         if not np.allclose(whole, labels, rtol=0, atol=1e-3):
             raise LabelError("not a label map: it holds fractions")
     return whole.astype(np.uint8) if labels.dtype.kind == "b" else whole
+
+
+def _sensible(ids: Iterable[int]) -> set[int]:
+    """The different numbers in `ids`. Raises LabelError: a file may state any number."""
+    found = set(ids)
+    if found and not 0 <= min(found) <= max(found) <= LARGEST_ID:
+        raise LabelError(f"label numbers must be 0 to {LARGEST_ID}")
+    return found
+
+
+def _exactly(kind: type[Any], value: Any) -> Any:
+    """`value` if it is of this very type: JSON has true, 1e400 and NaN for numbers, too."""
+    if type(value) is not kind:
+        raise TypeError(f"{type(value).__name__} in place of {kind.__name__}")
+    return value
 
 
 def table_rows(table: str) -> list[dict[str, str]]:

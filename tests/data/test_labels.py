@@ -5,6 +5,7 @@ import pytest
 
 from bt.data.labels import (
     KNOWN_TABLES,
+    LARGEST_ID,
     LabelError,
     LabelTable,
     ids_in,
@@ -113,9 +114,28 @@ def test_tables_survive_json_and_forged_ones_are_refused() -> None:
         {**stored, "ranges": [[1, 2, 99]]},
         {**stored, "ranges": 3},
         {**stored, "structures": ["background"]},
+        {**stored, "structures": "ab", "ranges": [[1, 1, 1]]},
+        {**stored, "structures": ["background", None], "ranges": [[1, 1, 1]]},
+        {**stored, "name": {"a": 1}},
+        {**stored, "ranges": [[0, float("inf"), 1]]},
+        {**stored, "ranges": [[0, float("nan"), 1]]},
+        {**stored, "ranges": [[0, 1.5, 1]]},
+        {**stored, "ranges": [[True, True, 1]]},
+        {**stored, "ranges": [[[0], {}, 1]]},
+        {**stored, "ranges": {"0": 1}},
+        {**stored, "ranges": [[0, LARGEST_ID, 1]] * 1000},  # would take minutes to fill in
     ):
         with pytest.raises(LabelError):
             LabelTable.from_json(forged)
+
+
+@pytest.mark.parametrize("number", [10**20, LARGEST_ID + 1, -1])
+def test_numbers_that_no_label_map_has_are_refused(number: int) -> None:
+    for use in (recognise, known_table("freesurfer").knows):
+        with pytest.raises(LabelError, match=f"must be 0 to {LARGEST_ID}"):
+            use([0, 2, number])
+    with pytest.raises(LabelError, match=f"must be 0 to {LARGEST_ID}"):
+        table_of_names("x", {number: "y"})
 
 
 def test_ids_in() -> None:

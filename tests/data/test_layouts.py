@@ -109,6 +109,10 @@ def test_bids_dseg_tsv_states_the_labels(tmp_path: Path, write: Write) -> None:
     (tmp_path / "dseg.tsv").write_text("number\tname\n1\tleft\n")
     with pytest.raises(DataError, match="'index'"):
         find_scans(tmp_path)
+    for number, says in ((10**20, "must be 0 to 1048576"), (-5, "must be 0"), (0, "no label")):
+        (tmp_path / "dseg.tsv").write_text(f"index\tname\n{number}\tleft\n")
+        with pytest.raises(DataError, match=rf"dseg\.tsv: .*{says}"):
+            find_scans(tmp_path)
 
 
 def test_malc(tmp_path: Path, write: Write) -> None:
