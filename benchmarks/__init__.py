@@ -1,1 +1,1 @@
-"""What things cost, as ratios to the obvious way measured side by side in one run."""
+"""What moving and merging models costs: beside the ceiling and the obvious ways, in one run."""

@@ -1,30 +1,85 @@
-"""Merging a 14 MB model into a running mean: flat, against tensor by tensor and against memcpy."""
+"""Merge nine models, and make one ready to be served; beside memcpy.
+
+No transport: each model is where the last one was, as in a buffer that is received into.
+"""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from benchmarks.timing import interleaved
-from bt.merge import WeightedMean
-from bt.weights import FlatWeights
+import numpy as np
+
+from benchmarks import harness, model, peaks
+from benchmarks.harness import Pull, Way
+from benchmarks.results import Found
+from benchmarks.transports import COPIES
+
+PEERS = 9
+_HERE, _OURS = "benchmarks.merge:", "benchmarks.product:"
+WAYS = (
+    Way("memcpy9", _HERE + "copy_nine", peers=PEERS),
+    Way("merge9", _OURS + "merge", peers=PEERS, ceiling="memcpy9", rivals=("merge9-tensorwise",)),
+    Way("merge9-tensorwise", _HERE + "merge_tensorwise", peers=PEERS, ceiling="memcpy9"),
+    *COPIES,
+    Way("publish", _OURS + "publish", ceiling="memcpy", rivals=("publish-safetensors",)),
+    Way("publish-safetensors", _HERE + "save", ceiling="memcpy"),
+)
 
 
-def run() -> dict[str, float]:
-    """Median seconds by case."""
-    torch.manual_seed(0)
-    own = FlatWeights.of({f"layer{i:03}": torch.randn(35_000) for i in range(100)})
-    other = FlatWeights.of({name: torch.randn(35_000) for name in own.tensors()})
-    rule = WeightedMean()
-    rule.start(own, 1)
+def run(quick: bool, progress: Callable[[str], None]) -> Found:
+    """Cases what/size."""
+    found = Found()
+    for size, rounds in {"14MB": 20, "100MB": 10}.items():
+        if quick and size != "14MB":
+            continue
+        progress(f"Merge {size}")
+        nbytes = model.SIZES[size]
+        measured = harness.measure(WAYS, nbytes, rounds=rounds, budget_s=20)
+        for way in WAYS:
+            if way.peers == PEERS and way.ceiling:
+                peaks.add(measured, way.name, way, nbytes)
+        found.add(measured.of(f"/{size}"))
+    return found
 
-    def by_tensor() -> dict[str, torch.Tensor]:
-        theirs = other.tensors()
-        return {name: 0.5 * mine + 0.5 * theirs[name] for name, mine in own.tensors().items()}
 
-    return interleaved(
-        {
-            "copy of the model": own.copy,
-            "merge, one running mean": lambda: rule.add(other, 1),
-            "merge, tensor by tensor": by_tensor,
+@contextmanager
+def copy_nine(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+    """memcpy of as many models as are merged."""
+    source = model.values(nbytes, model.THEIRS)
+    into = source.copy()
+
+    def copy() -> None:
+        for _ in range(PEERS):
+            np.copyto(into, source)
+
+    yield copy
+
+
+@contextmanager
+def merge_tensorwise(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+    """The mean of state dicts as one writes it first."""
+    own = model.tensors(model.tensor(model.values(nbytes, model.OWN)))
+    theirs = [model.tensors(model.tensor(model.values(nbytes, model.THEIRS)))] * PEERS
+
+    def merge() -> list[model.Floats]:
+        share = 1 / (1 + PEERS)
+        merged = {
+            name: share * sum((weights[name] for weights in theirs), start=mine)
+            for name, mine in own.items()
         }
-    )
+        return [part.numpy() for part in merged.values()]
+
+    yield merge
+
+
+@contextmanager
+def save(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+    import safetensors.torch
+
+    own = model.tensors(model.tensor(model.values(nbytes, model.OWN)))
+
+    def publish() -> None:
+        safetensors.torch.save(own)
+
+    yield publish

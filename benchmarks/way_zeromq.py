@@ -1,0 +1,139 @@
+"""ZeroMQ as it is used at first, and the bare echo that no ping over it can beat.
+
+naive: the state dict is encoded for every request, decoded, and merged into new tensors.
+frame: encoded once, one big frame, looked at in place, merged flat. With curve:// encrypted.
+
+torch is imported where it is needed: servers that do without start sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import safetensors.numpy
+import zmq
+from zmq import Frame
+
+from benchmarks import latency, model
+from benchmarks.harness import Pull, Say
+
+TIMEOUT_MS = 60_000
+
+
+def serve_naive(place: str, nbytes: int, say: Say) -> None:
+    import safetensors.torch
+
+    own = model.tensors(model.tensor(model.values(nbytes, model.THEIRS)))
+    with _listening(zmq.REP, place, say) as replies:
+        while True:
+            replies.recv()
+            replies.send(safetensors.torch.save(own))
+
+
+@contextmanager
+def pull_naive(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+    import safetensors.torch
+
+    own = model.tensors(model.tensor(model.values(nbytes, model.OWN)))
+    with _connected(zmq.REQ, places) as requests:
+
+        def pull() -> list[model.Floats]:
+            theirs = []
+            for request in requests:
+                request.send(b"?")
+                theirs.append(safetensors.torch.load(request.recv()))
+            share = 1 / (1 + len(theirs))
+            merged = {
+                name: share * sum((weights[name] for weights in theirs), start=mine)
+                for name, mine in own.items()
+            }
+            return [part.numpy() for part in merged.values()]
+
+        yield pull
+
+
+def serve_frame(place: str, nbytes: int, say: Say) -> None:
+    encoded = safetensors.numpy.save({"flat": model.values(nbytes, model.THEIRS)})
+    with _listening(zmq.REP, place, say) as replies:
+        while True:
+            replies.recv()
+            replies.send(encoded, copy=False)
+
+
+@contextmanager
+def pull_frame(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+    import torch
+
+    own = model.tensor(model.values(nbytes, model.OWN))
+    merged = torch.empty_like(own)
+    with _connected(zmq.REQ, places) as requests:
+
+        def pull() -> list[model.Floats]:
+            mean = own
+            for i, request in enumerate(requests, start=1):
+                request.send(b"?")
+                frame = request.recv(copy=False)
+                assert isinstance(frame, Frame)
+                header = 8 + int.from_bytes(frame.buffer[:8], "little")
+                mean = torch.lerp(
+                    mean, model.tensor(frame.buffer[header:]), 1 / (i + 1), out=merged
+                )
+            return [merged.numpy()]
+
+        yield pull
+
+
+def serve_echo(place: str, nbytes: int, say: Say) -> None:
+    """Every message back to where it came from."""
+    with _listening(zmq.ROUTER, place, say) as router:
+        while True:
+            router.send_multipart(router.recv_multipart())
+
+
+@contextmanager
+def ping_echo(places: Sequence[str], nbytes: int) -> Iterator[latency.Pinger]:
+    with _connected(zmq.DEALER, places) as (dealer,):
+        question = bytes(latency.NBYTES)
+
+        def ask() -> None:
+            dealer.send(question)
+
+        yield latency.Pinger(ask, dealer.recv)
+
+
+@contextmanager
+def _listening(kind: int, place: str, say: Say) -> Iterator[zmq.Socket[bytes]]:
+    """A bound socket; a curve:// place is said with its public key: curve://HOST:PORT#KEY."""
+    scheme, _, address = place.partition("://")
+    with zmq.Context() as context, context.socket(kind) as made:
+        if scheme == "curve":
+            public, made.curve_secretkey = zmq.curve_keypair()
+            made.curve_server = True
+            made.bind(f"tcp://{address}")
+            port = made.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
+            say(f"curve://{address.rpartition(':')[0]}:{port}#{public.decode()}")
+        else:
+            made.bind(place)
+            say(made.getsockopt_string(zmq.LAST_ENDPOINT))
+        yield made
+
+
+@contextmanager
+def _connected(kind: int, places: Sequence[str]) -> Iterator[list[zmq.Socket[bytes]]]:
+    with ExitStack() as stack:
+        context = stack.enter_context(zmq.Context())
+        connected = []
+        for place in places:
+            made = stack.enter_context(context.socket(kind))
+            made.linger = 0
+            made.rcvtimeo = made.sndtimeo = TIMEOUT_MS
+            scheme, _, address = place.partition("://")
+            if scheme == "curve":
+                address, _, key = address.partition("#")  # a key may hold further ones
+                made.curve_serverkey = key.encode()
+                made.curve_publickey, made.curve_secretkey = zmq.curve_keypair()
+                scheme = "tcp"
+            made.connect(f"{scheme}://{address}")
+            connected.append(made)
+        yield connected
