@@ -1,61 +1,236 @@
 """BrainTorrent's own ways: the functions that every other file here measures.
 
-Servers run in processes of their own, one for each peer; clients run where the clock is.
-`place` is tcp://HOST:0, ipc://PATH or curve://HOST:0 (tcp with CURVE); what a server says is the
-place a client gets, so it may add what the client needs: a port, a key after a #.
-A server's model is `model.values(nbytes, model.THEIRS)` in `model.tensors`, one's own is
-`model.OWN`; all peers have as many scans, so k pulled models weigh 1 / (k + 1) each.
+Servers run in processes of their own, one for each peer; clients run where the clock is. Both are
+the product's runner with its protocol, codec, checks and merge; only trainer, disk and log do
+nothing. `place` is tcp://HOST:0, ipc://PATH or curve://HOST:0 (tcp with CURVE); what a server says
+is the place a client gets: address#name, and with CURVE the keys.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
 
 from benchmarks import model
 from benchmarks.harness import Pull, Say
 from benchmarks.latency import Pinger
+from bt import events
+from bt.checkpoint import Checkpoint
 from bt.merge import WeightedMean
+from bt.others import Timing
+from bt.protocol import Peer, Phase
+from bt.runner import Runner
+from bt.trainer import FitMetrics
+from bt.versions import Version
 from bt.weights import FlatWeights, schema_of
+from transports import image, messages
+from transports.base import PeerGone, Transport
+from transports.schema import Schema
+from transports.zeromq import ZeroMQTransport
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+_R = TypeVar("_R", bound=Runner)
+CLIENT = "a"
+_LIMIT = 1 << 24
+_PATIENCE_S = 30.0
+_FOREVER = 10**6
+
+
+class _Nothing:
+    """A trainer that trains nothing, a disk that keeps nothing but what it began with, a log."""
+
+    samples = 1
+    path = Path("nowhere")
+
+    def __init__(self, name: str, weights: FlatWeights) -> None:
+        self.served = 0  # models, whole
+        self._weights = weights
+        self._kept = Checkpoint(weights, Version(0, 1), {}, {}, {}, name)
+
+    def weights(self) -> FlatWeights:
+        return self._weights
+
+    def load(self, weights: FlatWeights | None = None) -> Any:
+        return self._kept
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        pass
+
+    def write(self, event: str, **fields: object) -> None:
+        self.served += event == "weights" and "peer" in fields
+
+    def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
+        return FitMetrics(0.0, None, 0.0, 0)
+
+    def evaluate(self, stop: Callable[[], bool]) -> None:
+        return None
+
+
+class _Puller(Runner):
+    """A peer that always has the same model, and merges without training."""
+
+    merged: tuple[FlatWeights | None, int] = None, 0
+
+    def pull_all(self) -> FlatWeights:
+        """A round, up to where training would begin."""
+        self.peer.vector.clear()
+        self._feed(events.RoundDue())
+        while self.peer.phase is not Phase.TRAINING:
+            self._step()
+        self._feed(events.Trained())
+        merged, count = self.merged
+        if merged is None or count != len(self.peer.others):
+            raise RuntimeError(f"merged {count} of {len(self.peer.others)} models")
+        return merged
+
+    def _carry_out(self, instruction: events.Instruction) -> None:
+        match instruction:
+            case events.Train(merged=peers):
+                self.merged = self._finish_merge(), len(peers)
+            case events.Persist() | events.Publish():
+                pass
+            case _:
+                super()._carry_out(instruction)
+
+
+def weights(nbytes: int, seed: int) -> FlatWeights:
+    """`model.values`, as the product holds them; not a byte more."""
+    made = FlatWeights.empty(_schema(nbytes))
+    ((_, values),) = made.floats()
+    np.random.default_rng(seed).standard_normal(dtype=np.float32, out=values.numpy())
+    return made
+
+
+def _schema(nbytes: int) -> Schema:
+    return schema_of(model.tensors(torch.empty(nbytes // 4, device="meta")))
+
+
+def _runner(
+    kind: type[_R], transport: Transport, own: FlatWeights, rounds: int
+) -> tuple[_R, _Nothing]:
+    schema, nothing = own.schema, _Nothing(transport.me, own)
+    peer = Peer(
+        transport.me,
+        transport.peers,
+        samples=1,
+        schema=schema.hash,
+        rounds=rounds,
+        image_bytes=image.nbytes(schema),
+        header_bytes=image.header_bytes(schema),
+        timing=Timing(patience_s=1e9),
+    )
+    doing: Any = nothing
+    limits = messages.Limits(_LIMIT)
+    runner = kind(peer, transport, doing, doing, doing, epochs=1, limits=limits)
+    return runner, nothing
+
+
+@contextmanager
+def _client(places: Sequence[str]) -> Iterator[Transport]:
+    """A transport connected to all `places`, of which every one has answered."""
+    peers = {name: address for address, _, name in (place.rpartition("#") for place in places)}
+    with tempfile.TemporaryDirectory() as folder:
+        transport = ZeroMQTransport(
+            CLIENT, f"ipc://{folder}/{CLIENT}", peers, max_message_bytes=_LIMIT
+        )
+        with closing(transport):
+            for name in peers:
+                _wait_for(transport, name)
+            yield transport
+
+
+def _wait_for(transport: Transport, name: str) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        with suppress(PeerGone):
+            transport.send(name, messages.encode(messages.Ping(CLIENT)))
+            return
+        transport.recv(0.01)
+    raise TimeoutError(f"{name} can't be reached")
+
+
+@contextmanager
+def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
+    from transports.mpi import MPITransport
+
+    with closing(MPITransport(comm, max_message_bytes=_LIMIT)) as transport:
+        yield transport
+
 
 def serve(place: str, nbytes: int, say: Say) -> None:
-    """A peer: answers pings and pulls of one published model, until killed.
+    """A peer: answers pings and pulls of one published model, until killed."""
+    name = f"b{os.getpid()}"
+    scheme, _, rest = place.partition("://")
+    if scheme == "curve":
+        raise NotImplementedError("not built yet")
+    transport = ZeroMQTransport(
+        name, place, {CLIENT: None}, max_message_bytes=_LIMIT, insecure=True
+    )
+    say(f"{transport.endpoint}#{name}")
+    runner, _ = _runner(Runner, transport, weights(nbytes, model.THEIRS), rounds=1)
+    runner.run()
 
-    Calls `say(place)` once, with the place it listens at, when it does.
-    """
-    raise NotImplementedError("not built yet")
 
-
-def pull_and_merge(places: Sequence[str], nbytes: int) -> AbstractContextManager[Pull]:
+@contextmanager
+def pull_and_merge(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
     """A peer connected to those at `places`: each call pulls from all and merges into own.
 
     Own weights stay as they are, so that every call does the same. Returns the merged values in
     pieces, in order: [flat float32 array].
     """
-    raise NotImplementedError("not built yet")
+    with _client(places) as transport:
+        yield _pull(transport, nbytes)
 
 
-def ping(places: Sequence[str], nbytes: int) -> AbstractContextManager[Pinger]:
+def _pull(transport: Transport, nbytes: int) -> Pull:
+    own = weights(nbytes, model.OWN)
+    puller, _ = _runner(_Puller, transport, own, _FOREVER)
+    puller._resume()
+    return lambda: [values.numpy() for _, values in puller.pull_all().floats()]
+
+
+@contextmanager
+def ping(places: Sequence[str], nbytes: int) -> Iterator[Pinger]:
     """A peer connected to the one at `places`: asks which version it has, hears the answer."""
-    raise NotImplementedError("not built yet")
+    limits = messages.Limits(_LIMIT)
+    with _client(places) as transport:
+        (to,) = transport.peers
+
+        def ask() -> None:
+            transport.send(to, messages.encode(messages.Ping(CLIENT)))
+
+        def answer() -> None:
+            while True:
+                received = transport.recv(_PATIENCE_S)
+                if received is None:
+                    raise TimeoutError("no answer to a ping")
+                if isinstance(messages.decode(received.frames, limits=limits), messages.Version):
+                    return
+
+        yield Pinger(ask, answer)
 
 
 @contextmanager
 def merge(places: Sequence[str], nbytes: int, peers: int = 9) -> Iterator[Pull]:
     """Merge `peers` models, each of them in the same buffer; no server, `places` is empty."""
-    own, theirs = _weights(nbytes, model.OWN), _weights(nbytes, model.THEIRS)
+    own, theirs = weights(nbytes, model.OWN), weights(nbytes, model.THEIRS).body()
     rule = WeightedMean()
 
     def once() -> list[model.Floats]:
         rule.start(own, 1)
         for _ in range(peers):
-            rule.add(theirs, 1)
-        return [run.numpy() for run in rule.finish().float_runs()]
+            rule.add(0, theirs, 1)
+        return [values.numpy() for _, values in rule.finish().floats()]
 
     yield once
 
@@ -71,17 +246,23 @@ def publish(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
     yield once
 
 
-def _weights(nbytes: int, seed: int) -> FlatWeights:
-    """The model as the product holds it, without a copy."""
-    schema = schema_of(model.tensors(model.tensor(model.values(nbytes, seed))))
-    return FlatWeights.from_body(schema, model.image(nbytes, seed))
-
-
-def mpi_serve(comm: MPI.Intracomm, nbytes: int) -> AbstractContextManager[Callable[[], None]]:
+@contextmanager
+def mpi_serve(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
     """Rank 1, a peer of rank 0: each call answers one pull."""
-    raise NotImplementedError("not built yet")
+    with _rank(comm) as transport:
+        server, nothing = _runner(_Puller, transport, weights(nbytes, model.THEIRS), rounds=1)
+        server._resume()
+
+        def answer() -> None:
+            wanted = nothing.served + 1
+            while nothing.served < wanted:
+                server._step()
+
+        yield answer
 
 
-def mpi_pull_and_merge(comm: MPI.Intracomm, nbytes: int) -> AbstractContextManager[Pull]:
+@contextmanager
+def mpi_pull_and_merge(comm: MPI.Intracomm, nbytes: int) -> Iterator[Pull]:
     """Rank 0, as `pull_and_merge`."""
-    raise NotImplementedError("not built yet")
+    with _rank(comm) as transport:
+        yield _pull(transport, nbytes)

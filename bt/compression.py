@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-import numpy as np
 import torch
 import zstandard
 from torch import Tensor
@@ -63,7 +62,7 @@ def encode(current: FlatWeights, base: FlatWeights, encoding: str) -> tuple[Enco
     """
     layout, half, packed = _layout(base.schema, encoding)
     _check_schema(current.schema, base.schema)
-    coded, rebuilt = _blank(layout), _blank(base.schema)
+    coded, rebuilt = FlatWeights.empty(layout), FlatWeights.empty(base.schema)
     parts = coded.tensors()
     for piece in _pieces(base.schema):
         old = piece.of(base)
@@ -98,11 +97,11 @@ def decode(encoded: Encoded, base: FlatWeights, encoding: str) -> FlatWeights:
     _check_schema(encoded.schema, _packed_schema(body.nbytes) if packed else layout)
     if body.nbytes > (most := largest_size(base.schema, encoding)):
         raise BadEncoding(f"{body.nbytes} bytes of differences, at most {most} are accepted")
-    if packed and layout.nbytes:
+    if packed and layout.nbytes:  # nothing is not compressed
         body = _decompress(body, layout.nbytes)
     if body.nbytes != layout.nbytes:
         raise BadEncoding(f"{body.nbytes} bytes of differences, expected {layout.nbytes}")
-    parts, rebuilt = FlatWeights.from_body(layout, body).tensors(), _blank(base.schema)
+    parts, rebuilt = FlatWeights.from_body(layout, body).tensors(), FlatWeights.empty(base.schema)
     peaks = torch.empty(parts["scales"].numel(), dtype=torch.int16)
     for piece in _pieces(base.schema):
         q = _spread(_load(parts["delta"], piece.values), piece.counts)
@@ -128,8 +127,8 @@ def largest_size(schema: Schema, encoding: str) -> int:
     BadEncoding for an unknown encoding."""
     layout, _, packed = _layout(schema, encoding)
     size = layout.nbytes
-    # ZSTD_COMPRESSBOUND of zstd.h, whose third term is at most 64; nothing is not compressed
-    return size + (size >> 8) + 64 if packed and size else size
+    # ZSTD_COMPRESSBOUND of zstd.h, whose third term is at most 64
+    return size + (size >> 8) + 64 if packed else size
 
 
 # --- which one to use
@@ -261,7 +260,7 @@ def _scale(largest: Tensor, half: bool) -> Tensor:
     if half:  # the power of two that makes them 2^14 to 2^15: far from subnormal and from infinite
         scale = (largest.view(torch.int32) & _INFINITY).view(torch.float32) * 2.0**-14
     else:
-        scale = largest / 128
+        scale = largest / 127
     return scale.masked_fill_(scale < torch.finfo(torch.float32).tiny, 0.0)  # NaN stays
 
 
@@ -331,13 +330,6 @@ def _packed_schema(nbytes: int) -> Schema:
     return Schema((TensorSpec("zstd", "U8", (nbytes,)),))
 
 
-def _blank(schema: Schema) -> FlatWeights:
-    if not schema.nbytes:
-        return FlatWeights.empty(schema)  # NumPy's empty arrays have no strides to view
-    # memory that NumPy frees is used again; torch's new pages would cost more than all arithmetic
-    return FlatWeights(schema, torch.from_numpy(np.empty(schema.nbytes, np.uint8)))
-
-
 def _decompress(body: memoryview, nbytes: int) -> memoryview:
     """The one frame that is all of `body` and must claim `nbytes`: the claim is what gets
     allocated, and zstd holds it to it."""
@@ -358,14 +350,14 @@ def _check_schema(found: Schema, expected: Schema) -> None:
 
 
 def _check_scales(scales: Tensor, peaks: Tensor, half: bool) -> None:
-    """A block's largest magnitude uses the whole range, or it is 0 and its scale is, too."""
+    """A block's largest magnitude uses the whole range, or it is 0 and its scale is, too. (NaN and
+    infinity don't get here: they show in what is rebuilt.)"""
     bits = scales.view(torch.int32)
-    fits = (bits >= _TINY) & (bits < _INFINITY)
     if half:  # a power of two, and the bits of 2^14 to 2^15
-        fits &= (bits & (_TINY - 1) == 0) & (peaks >= 0x7400) & (peaks <= 0x7800)
+        fits = (bits & (_TINY - 1) == 0) & (peaks >= 0x7400) & (peaks <= 0x7800)
     else:
-        fits &= peaks == 127
-    fits = torch.where(bits == 0, peaks == 0, fits)
+        fits = peaks == 127
+    fits = torch.where(bits == 0, peaks == 0, fits & (bits >= _TINY))
     if not fits.all():
         block = int(fits.int().argmin())
         raise BadEncoding(f"block {block}: scale {float(scales[block])} doesn't fit its values")
