@@ -26,6 +26,7 @@ from tests.transports.samples import (
     weights,
 )
 from transports.messages import (
+    ENCODINGS,
     STATES,
     Limits,
     Malformed,
@@ -295,6 +296,12 @@ def test_nothing_is_allocated_on_a_claim():
         (lambda: Pull("a", DIGEST, 0, 0), "length 0: expected an integer from 1"),
         (lambda: Weights("a", DIGEST + "\n", 0, 0, memoryview(b"")), "digest"),
         (lambda: Weights("a", DIGEST, 0, 2**53, memoryview(b"")), "offset 9007199254740992"),
+        (lambda: Weights("a", DIGEST, -1, 0, memoryview(b"")), "size -1"),
+        (lambda: Weights("a", DIGEST, 3, 1, memoryview(b"abc")), "ends beyond the 3 bytes"),
+        (lambda: Weights("a", DIGEST, 0, 0, memoryview(b"a")), "ends beyond the 0 bytes"),
+        (lambda: Weights("a", DIGEST, 3, 0, memoryview(b"abc"), "gzip"), "encoding 'gzip'"),
+        (lambda: Pull("a", DIGEST, 0, 1, None), "encoding None: expected one of none, fp16"),
+        (lambda: Pull("a", DIGEST, 0, 1, "int8", HASH), "digest '0123"),
     ],
 )
 def test_local_mistakes_are_refused_too(mistake, line):
@@ -302,7 +309,25 @@ def test_local_mistakes_are_refused_too(mistake, line):
         mistake()
 
 
-def test_every_state_can_be_told():
-    for state in STATES:
-        message = Version("a", (0, 0), 1, HASH, state)
+def test_every_state_and_encoding_can_be_told():
+    told = [Version("a", (0, 0), 1, HASH, state) for state in STATES]
+    told += [Pull("a", DIGEST, 0, 1, encoding) for encoding in ENCODINGS]
+    told += [Weights("a", DIGEST, 1, 0, memoryview(b"x"), encoding) for encoding in ENCODINGS]
+    for message in told:
         assert decode(encode(message), limits=LIMITS) == message
+
+
+def test_the_same_header_means_the_same_however_often_it_comes():
+    """Also if it was accepted before with other limits, or other data."""
+    several = encode(Version("a", (0, 1), 9, HASH, "done"))
+    assert decode(several, limits=LIMITS).samples == 9
+    tight = Limits(max_message_bytes=1 << 20, max_samples=8)
+    assert refused(several[0], tight).type is TooLarge
+    head, _ = encode(Weights("a", DIGEST, 3, 0, memoryview(b"abc")))
+    for data in (b"abc", b"xyz"):
+        assert decode([head, data], limits=LIMITS).data == data
+    refused(head)
+    refused(head + b"ab")
+    ping = joined(Ping("a"))
+    assert decode([ping], limits=LIMITS) == Ping("a")
+    refused(ping + b"x")
