@@ -170,7 +170,7 @@ def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
 def serve(place: str, nbytes: int, say: Say) -> None:
     """A peer: answers pings and pulls of one published model, until killed."""
     name = f"b{os.getpid()}"
-    scheme, _, rest = place.partition("://")
+    scheme, _, _ = place.partition("://")
     if scheme == "curve":
         raise NotImplementedError("not built yet")
     transport = ZeroMQTransport(

@@ -187,13 +187,13 @@ class Peer:
         other = self._others[sender]
         other.gone = False
         other.heard_at = now
-        self._awaited.pop(sender, None)
         match message:
             case messages.Ping():
                 out.append(Send(sender, self.answer(sender)))
             case messages.Pull():
                 out.append(Serve(message))
             case messages.Version():
+                self._awaited.pop(sender, None)  # not before: its own ping tells no version
                 self._learn(other, message, now, out)
             case messages.Weights():
                 self._take(message, now, out)

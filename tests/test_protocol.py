@@ -116,6 +116,16 @@ def test_a_silent_peer_delays_a_round_by_at_most_its_deadline() -> None:
     assert federation.notes == [("a", events.Note("gone", "c", "silent for 5 s"))]
 
 
+def test_a_ping_of_the_other_one_is_no_answer() -> None:
+    federation = Federation(AB)
+    federation.update("b")
+    federation.peers["a"]._others["b"].known = None  # a has heard nothing yet
+    federation.start_round("a")
+    federation.feed("a", events.Received(messages.Ping("b")))
+    federation.deliver_all()
+    assert federation.trained[-1] == ("a", ("b",))
+
+
 def test_a_peer_known_to_be_gone_costs_nothing() -> None:
     federation = Federation(ABC)
     federation.update("a")

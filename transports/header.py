@@ -45,14 +45,16 @@ class WrongSchema(MessageError):
 
 # --- writing
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 
 def write(about: dict[str, Any], table: bytes = b"", length: int | None = None) -> bytes:
     """Length and header: `about` as metadata, then the members of a tensor table.
 
     Padded with spaces to a multiple of 8 bytes, or to `length` in all.
     """
-    text = json.dumps({"protocol": PROTOCOL} | about, sort_keys=True, separators=(",", ":"))
-    head = b'{"__metadata__":' + json.dumps({"bt": text}, separators=(",", ":")).encode()
+    text = _encode({"protocol": PROTOCOL} | about)
+    head = b'{"__metadata__":' + _encode({"bt": text}).encode()
     head += (b"," + table if table else b"") + b"}"
     padding = -len(head) % 8 if length is None else length - 8 - len(head)
     if padding < 0:

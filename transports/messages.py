@@ -11,7 +11,8 @@ believes one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from transports import header
@@ -151,7 +152,19 @@ class Weights:
             raise Malformed(f"a range that ends beyond the {self.size} bytes it is of")
 
 
-Message = Ping | Version | Pull | Weights
+Small = Ping | Version | Pull
+Message = Small | Weights
+_KINDS: dict[str, Any] = {
+    "ping": Ping,
+    "version": Version,
+    "pull": Pull,
+    "weights": Weights,
+}
+_KIND_OF = {kind: name for name, kind in _KINDS.items()}
+_FIELDS = {
+    name: tuple(field.name for field in fields(kind) if field.name != "data")
+    for name, kind in _KINDS.items()
+}
 
 
 def encode(message: Message) -> tuple[Frame, ...]:
@@ -159,40 +172,10 @@ def encode(message: Message) -> tuple[Frame, ...]:
 
     Their concatenation is a safetensors file.
     """
-    about: dict[str, Any] = {"sender": message.sender}
-    match message:
-        case Ping():
-            about |= {"kind": "ping"}
-        case Version():
-            about |= {
-                "kind": "version",
-                "version": message.version,
-                "samples": message.samples,
-                "schema": message.schema,
-                "state": message.state,
-                "digest": message.digest,
-                "seen": message.seen,
-            }
-        case Pull():
-            about |= {
-                "kind": "pull",
-                "digest": message.digest,
-                "offset": message.offset,
-                "length": message.length,
-                "encoding": message.encoding,
-                "base": message.base,
-            }
-        case Weights():
-            about |= {
-                "kind": "weights",
-                "digest": message.digest,
-                "size": message.size,
-                "offset": message.offset,
-                "encoding": message.encoding,
-            }
-            data = flat(message.data)
-            return header.write(about, _range_table(data.nbytes)), data
-    return (header.write(about),)
+    if isinstance(message, Weights):
+        data = flat(message.data)
+        return header.write(_about(message), _range_table(data.nbytes)), data
+    return (_encoded(message),)
 
 
 def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
@@ -206,34 +189,62 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
     if total > limits.max_message_bytes:
         raise TooLarge(f"{total} bytes, at most {limits.max_message_bytes} are accepted")
     head, rest = header.split(views, limits.max_header_bytes)
+    if sum(view.nbytes for view in rest):
+        return _weights(head, _joined(rest))
+    message = _decoded(head)
+    if isinstance(message, Version) and message.samples > limits.max_samples:
+        raise TooLarge(
+            f"claims {message.samples} samples, at most {limits.max_samples} are accepted"
+        )
+    return message
+
+
+# Peers say the same again and again until their version changes.
+@lru_cache(maxsize=256)
+def _encoded(message: Small) -> bytes:
+    return header.write(_about(message))
+
+
+@lru_cache(maxsize=256)
+def _decoded(head: bytes) -> Message:
+    """A message without data."""
+    kind, about, table = _read(head)
+    if kind == "weights":
+        return _weights(head, memoryview(b""))
+    if table:
+        raise Malformed(f"a message of kind {shown(kind)} carries no tensors")
+    return _made(kind, about)
+
+
+def _weights(head: bytes, data: memoryview) -> Message:
+    kind, about, table = _read(head)
+    if kind != "weights":
+        raise Malformed(f"a message of kind {shown(kind)} carries no tensors")
+    if table.keys() != {"range"} or not _is_range_of(table["range"], data.nbytes):
+        raise Malformed(f"its tensors are not one range of {data.nbytes} bytes")
+    return _made(kind, about, data=data.toreadonly())
+
+
+def _read(head: bytes) -> tuple[str, dict[str, Any], dict[str, Any]]:
     about, table = header.read(head)
     kind = about.pop("kind", None)
-    data = _joined(rest)
-    if kind == "weights":
-        if table.keys() != {"range"} or not _is_range_of(table["range"], data.nbytes):
-            raise Malformed(f"its tensors are not one range of {data.nbytes} bytes")
-        sender, digest, size, offset, encoding = header.fields(
-            about, "sender", "digest", "size", "offset", "encoding"
-        )
-        return Weights(sender, digest, size, offset, data.toreadonly(), encoding)
-    if table or data.nbytes:
-        raise Malformed(f"a message of kind {shown(kind)} carries no tensors")
-    if kind == "ping":
-        return Ping(*header.fields(about, "sender"))
-    if kind == "pull":
-        return Pull(
-            *header.fields(about, "sender", "digest", "offset", "length", "encoding", "base")
-        )
-    if kind == "version":
-        sender, version, samples, hash_, state, digest, seen = header.fields(
-            about, "sender", "version", "samples", "schema", "state", "digest", "seen"
-        )
-        header.check_integer("samples", samples)
-        if samples > limits.max_samples:
-            raise TooLarge(f"claims {samples} samples, at most {limits.max_samples} are accepted")
-        known = None if seen is None else header.pair(seen)
-        return Version(sender, header.pair(version), samples, hash_, state, digest, known)
-    raise Malformed(f"unknown kind {shown(kind)}")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise Malformed(f"unknown kind {shown(kind)}")
+    return kind, about, table
+
+
+def _about(message: Message) -> dict[str, Any]:
+    kind = _KIND_OF[type(message)]
+    return {"kind": kind} | {name: getattr(message, name) for name in _FIELDS[kind]}
+
+
+def _made(kind: str, about: dict[str, Any], **data: Any) -> Message:
+    """The message of this kind; it looks at its fields itself."""
+    values = header.fields(about, *_FIELDS[kind])
+    # JSON has no tuples
+    values = [tuple(value) if isinstance(value, list) else value for value in values]
+    made: Message = _KINDS[kind](**dict(zip(_FIELDS[kind], values, strict=True)), **data)
+    return made
 
 
 def _check_encoding(value: object) -> None:

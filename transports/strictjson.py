@@ -25,13 +25,7 @@ def parse(text: object) -> dict[str, Any]:
             text = text.decode()
         if not isinstance(text, str):
             raise JSONError(f"expected JSON text, got {shown(text)}")
-        value = json.loads(
-            text,
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_not_an_integer,
-            parse_constant=_not_an_integer,
-        )
+        value = _decoder.decode(text)
     except RecursionError:
         raise JSONError("the JSON is nested too deeply") from None
     except JSONError:
@@ -58,3 +52,11 @@ def _integer(digits: str) -> int:
 
 def _not_an_integer(text: str) -> NoReturn:
     raise JSONError(f"number {shown(text)}: only integers are expected")
+
+
+_decoder = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_not_an_integer,
+    parse_constant=_not_an_integer,
+)
