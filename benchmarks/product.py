@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,11 +24,13 @@ from benchmarks.harness import Pull, Say
 from benchmarks.latency import Pinger
 from bt import events
 from bt.checkpoint import Checkpoint
+from bt.delta import chooser
 from bt.merge import WeightedMean
 from bt.others import Timing
 from bt.protocol import Peer, Phase
 from bt.runner import Runner
 from bt.trainer import FitMetrics
+from bt.transfer import Link
 from bt.versions import Version
 from bt.weights import FlatWeights, schema_of
 from transports import image, messages
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R", bound=Runner)
 CLIENT = "a"
+STEP = 0.08  # of the weights' own size: what one update changed them by, where it was measured
 _LIMIT = 1 << 24
 _PATIENCE_S = 30.0
 _FOREVER = 10**6
@@ -88,7 +91,7 @@ class _Puller(Runner):
         while self.peer.phase is not Phase.TRAINING:
             self._step()
         self._feed(events.Trained())
-        merged, count = self.merged
+        (merged, count), self.merged = self.merged, (None, 0)
         if merged is None or count != len(self.peer.others):
             raise RuntimeError(f"merged {count} of {len(self.peer.others)} models")
         return merged
@@ -116,7 +119,11 @@ def _schema(nbytes: int) -> Schema:
 
 
 def _runner(
-    kind: type[_R], transport: Transport, own: FlatWeights, rounds: int
+    kind: type[_R],
+    transport: Transport,
+    own: FlatWeights,
+    rounds: int,
+    choose: Callable[[Link], str] = lambda link: messages.PLAIN,
 ) -> tuple[_R, _Nothing]:
     schema, nothing = own.schema, _Nothing(transport.me, own)
     peer = Peer(
@@ -128,6 +135,7 @@ def _runner(
         image_bytes=image.nbytes(schema),
         header_bytes=image.header_bytes(schema),
         timing=Timing(patience_s=1e9),
+        choose=choose,
     )
     doing: Any = nothing
     limits = messages.Limits(_LIMIT)
@@ -167,18 +175,60 @@ def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
         yield transport
 
 
+class _Server(Runner):
+    """A peer that is done and stays."""
+
+    def forever(self) -> None:
+        self._resume()
+        while True:
+            self._step()
+
+
+class _Trainee(Runner):
+    """A peer that has another model as soon as somebody has got the last one."""
+
+    served = 0
+
+    def alternate(self, nothing: _Nothing, step: FlatWeights) -> None:
+        """Between the model it has and that plus `step`, for ever."""
+        self._resume()
+        models = [self._snapshot, self._snapshot.copy()]
+        for (_, values), (_, change) in zip(models[1].floats(), step.floats(), strict=True):
+            values.add_(change, alpha=STEP)
+        while True:
+            self._step()
+            if nothing.served > self.served:
+                self.served = nothing.served
+                self._snapshot = models[self.served % 2]
+                self.peer.version = self.peer.version.next()
+                self.peer.digest = self._put_on_shelf()
+
+
 def serve(place: str, nbytes: int, say: Say) -> None:
     """A peer: answers pings and pulls of one published model, until killed."""
+    transport = _listen(place, say)
+    runner, _ = _runner(_Server, transport, weights(nbytes, model.THEIRS), rounds=1)
+    runner.forever()
+
+
+def serve_changing(place: str, nbytes: int, say: Say) -> None:
+    """The same, of a model that has changed by each time that it is asked for."""
+    transport = _listen(place, say)
+    theirs, step = weights(nbytes, model.THEIRS), weights(nbytes, model.OWN)
+    runner, nothing = _runner(_Trainee, transport, theirs, rounds=1)
+    runner.alternate(nothing, step)
+
+
+def _listen(place: str, say: Say) -> Transport:
+    """A transport that listens there; `say` hears the place a client needs to know."""
     name = f"b{os.getpid()}"
-    scheme, _, _ = place.partition("://")
-    if scheme == "curve":
+    if place.startswith("curve"):
         raise NotImplementedError("not built yet")
     transport = ZeroMQTransport(
         name, place, {CLIENT: None}, max_message_bytes=_LIMIT, insecure=True
     )
     say(f"{transport.endpoint}#{name}")
-    runner, _ = _runner(Runner, transport, weights(nbytes, model.THEIRS), rounds=1)
-    runner.run()
+    return transport
 
 
 @contextmanager
@@ -197,6 +247,34 @@ def _pull(transport: Transport, nbytes: int) -> Pull:
     puller, _ = _runner(_Puller, transport, own, _FOREVER)
     puller._resume()
     return lambda: [values.numpy() for _, values in puller.pull_all().floats()]
+
+
+def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextManager[Pull]]:
+    """As pull_and_merge, with --compression; from `serve_changing`. Nothing to verify: lossy."""
+
+    @contextmanager
+    def client(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+        with _client(places) as transport:
+            choose = chooser(setting, nbytes)
+            own = weights(nbytes, model.OWN)
+            puller, _ = _runner(_Puller, transport, own, _FOREVER, choose)
+            puller._resume()
+            puller.pull_all()  # plainly: there is no base yet
+
+            def once() -> None:
+                puller.pull_all()
+
+            yield once
+
+    return client
+
+
+pull_none = _pull_coded("none")
+pull_fp16 = _pull_coded("fp16")
+pull_fp16_zstd = _pull_coded("fp16+zstd")
+pull_int8 = _pull_coded("int8")
+pull_int8_zstd = _pull_coded("int8+zstd")
+pull_auto = _pull_coded("auto")
 
 
 @contextmanager

@@ -18,8 +18,19 @@ from benchmarks.harness import Samples, Say, Way, clients, interleave, served, s
 from benchmarks.links import FAR, Link, joined
 from benchmarks.results import Found, Transfer
 from benchmarks.transports import CURVE, FRAME, RAW_TCP, TCP
+from transports import messages
 
-WAYS = (RAW_TCP, TCP, CURVE, replace(FRAME, ceiling="raw-tcp"))
+_OURS = "benchmarks.product:"
+CODED = tuple(
+    Way(
+        f"tcp+{name}",
+        f"{_OURS}pull_{name.replace('+', '_')}",
+        _OURS + "serve_changing",
+        ceiling="raw-tcp",
+    )
+    for name in (*messages.ENCODINGS, "auto")
+)
+WAYS = (RAW_TCP, TCP, CURVE, replace(FRAME, ceiling="raw-tcp"), *CODED)
 LINKS = {  # rounds by link
     Link(1000, 20): 5,
     Link(100, 50): 3,

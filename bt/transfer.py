@@ -16,7 +16,7 @@ from transports import messages
 
 GRAIN = 1 << 16  # bytes; ranges begin and end at multiples of it, counted from the body
 LEAST_CREDIT = 2 * GRAIN
-MOST_CREDIT = 1 << 22
+MOST_CREDIT = 6 << 20
 LARGEST_RANGE = 1 << 20  # larger messages fall out of the caches
 _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the round trip
 
