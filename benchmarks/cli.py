@@ -45,14 +45,18 @@ def transports(quick: Quick = False, as_json: Json = False) -> None:
 
 @app.command()
 def merge(quick: Quick = False, as_json: Json = False) -> None:
-    """Merge nine models without a transport, and publish one."""
+    """Merge nine models, over tcp and without a transport, and publish one."""
     _finish(bench(["merge"], quick=quick, as_json=as_json))
 
 
 @app.command(name="round")
-def a_round(quick: Quick = False, as_json: Json = False) -> None:
-    """Pull from nine peers and merge."""
-    _finish(bench(["round"], quick=quick, as_json=as_json))
+def a_round(
+    quick: Quick = False,
+    as_json: Json = False,
+    peers: Annotated[int, typer.Option(min=2, help="How many processes.")] = 5,
+) -> None:
+    """Rounds of several processes without training: where the seconds go."""
+    _finish(bench(["round"], quick=quick, as_json=as_json, peers=peers))
 
 
 @app.command()
@@ -61,7 +65,14 @@ def links(quick: Quick = False, as_json: Json = False) -> None:
     _finish(bench(["links"], quick=quick, as_json=as_json))
 
 
-def bench(names: list[str], *, quick: bool, as_json: bool, into: Path | None = None) -> bool:
+def bench(
+    names: list[str],
+    *,
+    quick: bool,
+    as_json: bool,
+    into: Path | None = None,
+    **options: object,
+) -> bool:
     """Run benchmarks and show what they find; whether all that can be measured here was."""
     import importlib
 
@@ -77,7 +88,7 @@ def bench(names: list[str], *, quick: bool, as_json: bool, into: Path | None = N
     for name in names:
         with console.status(f"Measuring: {name}") as status:
             found: Found = importlib.import_module(BENCHMARKS[name]).run(
-                quick, lambda now: status.update(now)
+                quick, lambda now: status.update(now), **options
             )
         show(console, name, found)
         everything.add(found)

@@ -127,7 +127,7 @@ def measure(ways: Sequence[Way], nbytes: int, *, rounds: int, budget_s: float) -
                 },
                 server_cpu_s=lambda name: running[name].cpu_s(),
             )
-    found.cases = summaries(ways, samples, nbytes)
+    found.cases |= summaries(ways, samples, nbytes)
     return found
 
 

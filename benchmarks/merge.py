@@ -1,29 +1,38 @@
 """Merge nine models, and make one ready to be served; beside memcpy.
 
-No transport: each model is where the last one was, as in a buffer that is received into.
+`merge9` pulls them over tcp from nine processes. `local9` has no transport: each model is where
+the last one was, as in a buffer that is received into.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
 from benchmarks import harness, model, peaks
 from benchmarks.harness import Pull, Way
 from benchmarks.results import Found
-from benchmarks.transports import COPIES
+from benchmarks.transports import COPIES, NAIVE, RAW_TCP, TCP
 
 PEERS = 9
 _HERE, _OURS = "benchmarks.merge:", "benchmarks.product:"
 WAYS = (
     Way("memcpy9", _HERE + "copy_nine", peers=PEERS),
-    Way("merge9", _OURS + "merge", peers=PEERS, ceiling="memcpy9", rivals=("merge9-tensorwise",)),
-    Way("merge9-tensorwise", _HERE + "merge_tensorwise", peers=PEERS, ceiling="memcpy9"),
+    Way("local9", _OURS + "merge", peers=PEERS, ceiling="memcpy9", rivals=("local9-tensorwise",)),
+    Way("local9-tensorwise", _HERE + "merge_tensorwise", peers=PEERS, ceiling="memcpy9"),
     *COPIES,
     Way("publish", _OURS + "publish", ceiling="memcpy", rivals=("publish-safetensors",)),
     Way("publish-safetensors", _HERE + "save", ceiling="memcpy"),
+)
+
+RAW = replace(RAW_TCP, name="raw-tcp9", peers=PEERS)
+OVER_TCP = (
+    RAW,
+    replace(TCP, name="merge9", peers=PEERS, ceiling=RAW.name, rivals=("zmq-naive9",)),
+    replace(NAIVE, name="zmq-naive9", peers=PEERS, ceiling=RAW.name),
 )
 
 
@@ -35,8 +44,9 @@ def run(quick: bool, progress: Callable[[str], None]) -> Found:
             continue
         progress(f"Merge {size}")
         nbytes = model.SIZES[size]
-        measured = harness.measure(WAYS, nbytes, rounds=rounds, budget_s=20)
-        for way in WAYS:
+        measured = harness.measure(OVER_TCP, nbytes, rounds=rounds // 2, budget_s=20)
+        measured.add(harness.measure(WAYS, nbytes, rounds=rounds, budget_s=20))
+        for way in (*OVER_TCP, *WAYS):
             if way.peers == PEERS and way.ceiling:
                 peaks.add(measured, way.name, way, nbytes)
         found.add(measured.of(f"/{size}"))

@@ -126,7 +126,7 @@ def measure(comm: MPI.Intracomm, nbytes: int, *, rounds: int, budget_s: float) -
             before=lambda name: _share(comm, names.index(name)),
         )
         _share(comm, _END)
-    found.cases = summaries([way for way, _, _ in _WAYS], samples, nbytes)
+    found.cases |= summaries([way for way, _, _ in _WAYS], samples, nbytes)
     return found
 
 

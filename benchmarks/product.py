@@ -49,7 +49,7 @@ _PATIENCE_S = 30.0
 _FOREVER = 10**6
 
 
-class _Nothing:
+class Nothing:
     """A trainer that trains nothing, a disk that keeps nothing but what it began with, a log."""
 
     samples = 1
@@ -118,14 +118,16 @@ def _schema(nbytes: int) -> Schema:
     return schema_of(model.tensors(torch.empty(nbytes // 4, device="meta")))
 
 
-def _runner(
+def runner_of(
     kind: type[_R],
     transport: Transport,
     own: FlatWeights,
     rounds: int,
     choose: Callable[[Link], str] = lambda link: messages.PLAIN,
-) -> tuple[_R, _Nothing]:
-    schema, nothing = own.schema, _Nothing(transport.me, own)
+    **real: object,
+) -> _R:
+    """A runner that trains nothing; its disk and log are nothing either unless `real`."""
+    schema = own.schema
     peer = Peer(
         transport.me,
         transport.peers,
@@ -137,10 +139,11 @@ def _runner(
         timing=Timing(patience_s=1e9),
         choose=choose,
     )
-    doing: Any = nothing
+    nothing: Any = Nothing(transport.me, own)
+    doing: dict[str, Any] = {"checkpoints": nothing, "log": nothing, **real}
     limits = messages.Limits(_LIMIT)
-    runner = kind(peer, transport, doing, doing, doing, epochs=1, limits=limits)
-    return runner, nothing
+    runner = kind(peer, transport, nothing, epochs=1, limits=limits, **doing)
+    return runner
 
 
 @contextmanager
@@ -175,6 +178,13 @@ def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
         yield transport
 
 
+def models_served(runner: Runner) -> int:
+    """How many whole models it has sent."""
+    log: Any = runner._log
+    served: int = log.served
+    return served
+
+
 class _Server(Runner):
     """A peer that is done and stays."""
 
@@ -189,7 +199,7 @@ class _Trainee(Runner):
 
     served = 0
 
-    def alternate(self, nothing: _Nothing, step: FlatWeights) -> None:
+    def alternate(self, step: FlatWeights) -> None:
         """Between the model it has and that plus `step`, for ever."""
         self._resume()
         models = [self._snapshot, self._snapshot.copy()]
@@ -197,9 +207,9 @@ class _Trainee(Runner):
             values.add_(change, alpha=STEP)
         while True:
             self._step()
-            if nothing.served > self.served:
-                self.served = nothing.served
-                self._snapshot = models[self.served % 2]
+            if (served := models_served(self)) > self.served:
+                self.served = served
+                self._snapshot = models[served % 2]
                 self.peer.version = self.peer.version.next()
                 self.peer.digest = self._put_on_shelf()
 
@@ -207,16 +217,14 @@ class _Trainee(Runner):
 def serve(place: str, nbytes: int, say: Say) -> None:
     """A peer: answers pings and pulls of one published model, until killed."""
     transport = _listen(place, say)
-    runner, _ = _runner(_Server, transport, weights(nbytes, model.THEIRS), rounds=1)
-    runner.forever()
+    runner_of(_Server, transport, weights(nbytes, model.THEIRS), rounds=1).forever()
 
 
 def serve_changing(place: str, nbytes: int, say: Say) -> None:
     """The same, of a model that has changed by each time that it is asked for."""
     transport = _listen(place, say)
     theirs, step = weights(nbytes, model.THEIRS), weights(nbytes, model.OWN)
-    runner, nothing = _runner(_Trainee, transport, theirs, rounds=1)
-    runner.alternate(nothing, step)
+    runner_of(_Trainee, transport, theirs, rounds=1).alternate(step)
 
 
 def _listen(place: str, say: Say) -> Transport:
@@ -244,7 +252,7 @@ def pull_and_merge(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
 
 def _pull(transport: Transport, nbytes: int) -> Pull:
     own = weights(nbytes, model.OWN)
-    puller, _ = _runner(_Puller, transport, own, _FOREVER)
+    puller = runner_of(_Puller, transport, own, _FOREVER)
     puller._resume()
     return lambda: [values.numpy() for _, values in puller.pull_all().floats()]
 
@@ -257,7 +265,7 @@ def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextM
         with _client(places) as transport:
             choose = chooser(setting, nbytes)
             own = weights(nbytes, model.OWN)
-            puller, _ = _runner(_Puller, transport, own, _FOREVER, choose)
+            puller = runner_of(_Puller, transport, own, _FOREVER, choose)
             puller._resume()
             puller.pull_all()  # plainly: there is no base yet
 
@@ -328,12 +336,12 @@ def publish(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
 def mpi_serve(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
     """Rank 1, a peer of rank 0: each call answers one pull."""
     with _rank(comm) as transport:
-        server, nothing = _runner(_Puller, transport, weights(nbytes, model.THEIRS), rounds=1)
+        server = runner_of(_Puller, transport, weights(nbytes, model.THEIRS), rounds=1)
         server._resume()
 
         def answer() -> None:
-            wanted = nothing.served + 1
-            while nothing.served < wanted:
+            wanted = models_served(server) + 1
+            while models_served(server) < wanted:
                 server._step()
 
         yield answer

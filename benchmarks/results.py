@@ -50,11 +50,26 @@ class Ping:
     ratio_per_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of a peer that trains nothing, and its parts; medians."""
+
+    ms: float
+    ping_ms: float  # and answers
+    transfer_ms: float  # from the first pull to the last merge
+    persist_ms: float
+    rest_ms: float
+    rounds: int
+
+
+Case = Transfer | Ping | Round
+
+
 @dataclass
 class Found:
     """All cases of a benchmark, by name: what/size."""
 
-    cases: dict[str, Transfer | Ping] = field(default_factory=dict)
+    cases: dict[str, Case] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)  # not to be had here, and why
     failed: dict[str, str] = field(default_factory=dict)  # broken
 
@@ -88,7 +103,7 @@ class Found:
         }
 
 
-def _measured(case: Transfer | Ping) -> dict[str, Any]:
+def _measured(case: Case) -> dict[str, Any]:
     rounded = {
         key: float(f"{value:.5g}") if isinstance(value, float) else value
         for key, value in asdict(case).items()

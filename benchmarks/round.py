@@ -1,26 +1,127 @@
-"""The network's part of a round: nine peers, nine processes, all pulled from and merged."""
+"""A round without training: N processes, the real protocol, real disks; where the seconds go.
+
+Everybody starts rounds as fast as it can, so all pull from all at once: the busiest moment that a
+federation on one machine can have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-from benchmarks import harness, model, peaks
-from benchmarks.results import Found
-from benchmarks.transports import NAIVE, RAW_TCP, TCP
+import torch
 
-PEERS = 9
-RAW = replace(RAW_TCP, name="raw-tcp9", peers=PEERS)
-ROUND = replace(TCP, name="round9", peers=PEERS, ceiling="raw-tcp9", rivals=("round9-zmq-naive",))
-WAYS = (RAW, ROUND, replace(NAIVE, name="round9-zmq-naive", peers=PEERS, ceiling="raw-tcp9"))
+from benchmarks import model, product
+from benchmarks.children import Child, Failed
+from benchmarks.harness import Say
+from benchmarks.results import Found, Round
+from bt.checkpoint import CheckpointFile
+from bt.eventlog import EventLog
+from bt.runner import Runner
+from transports.zeromq import ZeroMQTransport
+
+PEERS = 5
+ROUNDS = 12
+_TIMEOUT_S = 120.0
 
 
-def run(quick: bool, progress: Callable[[str], None]) -> Found:
-    """Cases what/size."""
-    nbytes = model.SIZES["14MB"]
-    progress(f"A round with {PEERS} peers, 14MB")
-    found = harness.measure(WAYS, nbytes, rounds=10, budget_s=20)
-    for way in (ROUND,) if quick else WAYS[1:]:
-        progress(f"Memory of {way.name}")
-        peaks.add(found, way.name, way, nbytes)
-    return found.of("/14MB")
+def run(quick: bool, progress: Callable[[str], None], peers: int = PEERS) -> Found:
+    """Cases roundN/size."""
+    found = Found()
+    for size in ("14MB",) if quick else ("14MB", "100MB"):
+        progress(f"Rounds of {peers} peers without training, {size}")
+        try:
+            found.cases[f"round{peers}/{size}"] = _measure(peers, model.SIZES[size])
+        except Failed as exc:
+            found.trouble(f"round{peers}/{size}", exc)
+    return found
+
+
+def peer(number: int, folder: str, peers: int, nbytes: int, say: Say) -> None:
+    """One process: a runner that trains nothing, until its rounds are done."""
+    torch.set_num_threads(1)
+    places = [f"ipc://{folder}/{each}" for each in range(peers)]
+    others = {f"p{each}": place for each, place in enumerate(places) if each != number}
+    mine = Path(folder) / f"p{number}.files"
+    transport = ZeroMQTransport(f"p{number}", places[number], others, max_message_bytes=1 << 24)
+    log = EventLog(mine / "events.jsonl")
+    weights = product.weights(nbytes, number)
+    product.runner_of(
+        Runner,
+        transport,
+        weights,
+        ROUNDS,
+        checkpoints=CheckpointFile(mine / "checkpoint.safetensors"),
+        log=log,
+    ).run()
+    transport.close()
+    log.close()
+    say(str(mine / "events.jsonl"))
+
+
+def _measure(peers: int, nbytes: int) -> Round:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bt-"))
+        shared: dict[str, Any] = {"folder": folder, "peers": peers, "nbytes": nbytes}
+        children = [
+            stack.enter_context(Child("benchmarks.round:peer", number=number, **shared))
+            for number in range(peers)
+        ]
+        logs = [Path(child.hear(_TIMEOUT_S)).read_text() for child in children]
+    rounds = [each for log in logs for each in _rounds(log)]
+    if not rounds:
+        raise Failed("no round merged all the others")
+    full = [each for each in rounds if each["models"] == peers - 1]
+    parts = {
+        name: 1e3 * median(each[name] for each in full or rounds)
+        for name in ("seconds", "ping", "transfer", "persist")
+    }
+    return Round(
+        ms=parts["seconds"],
+        ping_ms=parts["ping"],
+        transfer_ms=parts["transfer"],
+        persist_ms=parts["persist"],
+        rest_ms=max(0.0, 2 * parts["seconds"] - sum(parts.values())),
+        rounds=len(full),
+    )
+
+
+def _rounds(log: str) -> Iterator[dict[str, float]]:
+    """The rounds of one peer, from its event log; the first is how everybody starts."""
+    events = [json.loads(line) for line in log.splitlines()]
+    ends = [at for at, event in enumerate(events) if event["event"] == "persist"]
+    for begin, end in pairwise(ends):
+        inside = events[begin + 1 : end + 1]
+        pulls = [event["time"] for event in inside if event["event"] == "pull"]
+        merges = [event["time"] for event in inside if event["event"] == "merge"]
+        if not pulls or not merges:
+            continue
+        yield {
+            "seconds": inside[-1]["time"] - events[begin]["time"],
+            "ping": pulls[0] - events[begin]["time"],
+            "transfer": merges[-1] - pulls[0],
+            "persist": inside[-1]["seconds"],
+            "models": len(merges),
+        }
+
+
+def overhead(folder: Path) -> float:
+    """Which share of a real run's rounds was not training: of the peers of a run's folder."""
+    rounds = training = 0.0
+    for name in sorted(os.listdir(folder)):
+        path = folder / name / "events.jsonl"
+        if path.is_file():
+            events: Sequence[dict[str, Any]] = [
+                json.loads(line) for line in path.read_text().splitlines()
+            ]
+            fits = [event for event in events if event["event"] == "fit"]
+            rounds += fits[-1]["time"] - events[0]["time"]
+            training += sum(event["seconds"] for event in fits)
+    return 1 - training / rounds

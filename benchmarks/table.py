@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Found, Ping, Transfer
+from benchmarks.results import Found, Ping, Round, Transfer
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -19,6 +19,13 @@ def show(console: Console, title: str, found: Found) -> None:
         console.print(_transfers(title, transfers))
     if pings:
         console.print(_pings(pings))
+    rounds = {name: case for name, case in found.cases.items() if isinstance(case, Round)}
+    if rounds:
+        table = _table("rounds", rounds, ["ms", "ping", "transfer", "persist", "rest", "rounds"])
+        for name, one in rounds.items():
+            parts = (one.ms, one.ping_ms, one.transfer_ms, one.persist_ms, one.rest_ms)
+            table.add_row(name, *map(_short, parts), str(one.rounds))
+        console.print(table)
     for name, reason in found.skipped.items():
         console.print(f"{name}: not measured: {reason}", style="dim")
     for name, reason in found.failed.items():

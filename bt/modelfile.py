@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 
 from bt.files import write_atomic
 from bt.weights import FlatWeights, UnsupportedTensor
+from transports import header
 from transports.schema import SchemaError
 
 _KEY = "bt"  # one metadata key with sorted JSON, as on the wire
@@ -26,8 +26,8 @@ class BadModelFile(ValueError):
 
 def write_model(path: Path, weights: FlatWeights, description: dict[str, Any]) -> None:
     """Write `weights` with `description` (anything JSON can hold) in the metadata."""
-    metadata = {_KEY: json.dumps(description, sort_keys=True)}
-    write_atomic(path, safetensors.torch.save(weights.tensors(), metadata))
+    text = json.dumps(description, sort_keys=True)
+    write_atomic(path, header.pack(text, weights.schema.table), weights.body())
 
 
 def read_model(path: Path) -> tuple[FlatWeights, dict[str, Any]]:

@@ -96,6 +96,8 @@ class Peer:
         sizes = self.image_bytes, self.header_bytes
         self._pulls = Pulls(self.me, *sizes, self.pulls_at_once, self.choose)
         self._aggregating = False
+        about = NEVER_TRAINED, self.samples, self.schema, self.state
+        self._told = messages.Version(self.me, *about)  # the latest announcement
         self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
         self._now = self._done_at = 0.0
 
@@ -110,7 +112,13 @@ class Peer:
     @property
     def ready(self) -> bool:
         """Whether a round may start now."""
-        return self.phase is Phase.IDLE and self.state == "training" and self.schedule.ready(self)
+        idle = self.phase is Phase.IDLE and self._on_disk
+        return idle and self.state == "training" and self.schedule.ready(self)
+
+    @property
+    def _on_disk(self) -> bool:
+        """Whether the last model is; until then it is nobody else's business."""
+        return self.digest is not None or self.version.count == 0
 
     def known_version(self, peer: str) -> Version | None:
         """The newest version heard of `peer`; None if it is gone or was never heard."""
@@ -132,9 +140,12 @@ class Peer:
 
     def announcement(self) -> messages.Version:
         """What this peer tells of itself."""
-        return messages.Version(
-            self.me, self.version, self.samples, self.schema, self.state, self.digest
-        )
+        if self._on_disk:
+            about = self.version, self.samples, self.schema, self.state, self.digest
+            self._told = messages.Version(self.me, *about)
+        elif self.state == "leaving":
+            self._told = replace(self._told, state=self.state)
+        return self._told
 
     def answer(self, to: str) -> messages.Version:
         """Version, and which of `to`'s models was merged: a peer that lost its disk learns it."""
@@ -308,7 +319,7 @@ class Peer:
                 self._ping(list(self._awaited), now, out)
         if self.phase is Phase.PULLING:
             self._continue_pulls(now, out)
-        if self.phase is Phase.IDLE and self.state in ("done", "finished"):
+        if self.phase is Phase.IDLE and self._on_disk and self.state in ("done", "finished"):
             self._wind_up(now, out)
         if self.phase is Phase.IDLE and not self.ready and now >= self._retry_at:
             self._ping_all(now, out)  # heartbeat while waiting for others

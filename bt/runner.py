@@ -10,7 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,8 @@ from bt.weights import FlatWeights
 from transports import image, messages
 from transports.base import PeerGone, Received, Transport
 
-_JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed
+_JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
+_SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
 # A training thread busy in Python would make others wait for their answers (default: 5 ms).
 _SWITCH_INTERVAL_S = 5e-4
@@ -86,6 +87,8 @@ class Runner:
         self._shelf = Shelf()
         self._bases = Bases()
         self._job: Future[Any] | None = None
+        self._job_began_at = float("-inf")
+        self._saving = False
         self._job_done: Callable[[Any], None] = lambda result: None
         self._events: deque[events.Event] = deque()
         self._pulled_at: dict[str, float] = {}  # peer -> when its weights were asked for
@@ -145,6 +148,8 @@ class Runner:
 
     def _timeout_s(self) -> float:
         timeout_s = _IDLE_POLL_S if self._job is None else _JOB_POLL_S
+        if self._clock() < self._job_began_at + _SHORT_JOB_S:
+            timeout_s = _JOB_POLL_S / 10
         if self.peer.deadline is not None:
             timeout_s = min(timeout_s, max(0.0, self.peer.deadline - self._clock()))
         return 0.0 if self.peer.ready else timeout_s
@@ -262,19 +267,33 @@ class Runner:
         return merged
 
     def _persist(self) -> None:
-        """Write the snapshot to disk, then serve it."""
-        started = self._clock()
-        self._checkpoints.save(
-            Checkpoint(
-                self._snapshot,
-                self.peer.version,
-                dict(self.peer.vector),
-                dict(self._totals),
-                self._description,
-                self.peer.me,
-            )
+        """Write the snapshot to disk, then serve it; others are answered meanwhile."""
+        state = Checkpoint(
+            self._snapshot,
+            self.peer.version,
+            dict(self.peer.vector),
+            dict(self._totals),
+            self._description,
+            self.peer.me,
         )
-        seconds = round(self._clock() - started, 4)
+        if self._job is None:
+            self._start(lambda: self._save(state), self._keep_saved)
+            return
+        if self._saving:  # an older state must not be written after this one
+            wait([self._job])
+        self._keep_saved(self._save(state))  # beside a fine-tune: it was told of a lost disk
+
+    def _save(self, state: Checkpoint) -> float:
+        """Seconds it took."""
+        started = self._clock()
+        self._saving = True
+        try:
+            self._checkpoints.save(state)
+        finally:
+            self._saving = False
+        return round(self._clock() - started, 4)
+
+    def _keep_saved(self, seconds: float) -> None:
         self._log.write("persist", version=str(self.peer.version), seconds=seconds)
         self._feed(events.Persisted(self._put_on_shelf()))
 
@@ -312,6 +331,7 @@ class Runner:
     def _start(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         self._job = self._pool.submit(work)
         self._job_done = done
+        self._job_began_at = self._clock()
 
     def _fine_tune(self, merged: FlatWeights | None, update: int) -> Any:
         if merged is not None:

@@ -38,7 +38,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 
 def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     for mode in (0o666, 0o600):
-        write_atomic(tmp_path / "new" / "file", b"", mode)
+        write_atomic(tmp_path / "new" / "file", b"", mode=mode)
         assert (tmp_path / "new" / "file").stat().st_mode & 0o777 == mode & ~umask
 
 

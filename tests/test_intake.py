@@ -20,7 +20,7 @@ from bt.transfer import GRAIN
 from bt.weights import FlatWeights
 from transports import image, messages
 
-VALUES = 2 * GRAIN // 4 + 100
+VALUES = 20_007  # few enough for one thread
 SHAPES = {"w": torch.float32, "double": torch.float64, "half": torch.float16}
 
 
@@ -38,6 +38,7 @@ OWN = MODELS[0]
 SCHEMA = OWN.schema
 HEADER = image.header_bytes(SCHEMA)
 SIZE = image.nbytes(SCHEMA)
+patient = settings(deadline=None)
 SMALL = FlatWeights.of({"a": torch.arange(5.0), "b": torch.arange(4.0), "n": torch.tensor(-1)})
 
 
@@ -92,7 +93,7 @@ def reference(models: list[FlatWeights], samples: list[int], name: str) -> np.nd
     return np.average(values, axis=0, weights=samples)
 
 
-@settings(deadline=None)
+@patient
 @given(seed=st.integers(0, 10_000), peers=st.integers(1, 4), own_samples=st.integers(0, 20))
 def test_models_side_by_side_are_merged_exactly(seed: int, peers: int, own_samples: int) -> None:
     chance = random.Random(seed)
@@ -274,6 +275,7 @@ def test_values_that_are_not_finite_are_named(bad: float) -> None:
         assert refused(whole_of(other)) == f"tensor '{name}' holds NaN or infinity"
 
 
+@patient
 @given(
     name=st.sampled_from(sorted(SHAPES)), at=st.integers(0, VALUES - 1), seed=st.integers(0, 99)
 )
@@ -291,6 +293,7 @@ def test_they_are_seen_in_every_range(name: str, at: int, seed: int) -> None:
         take_all()
 
 
+@patient
 @given(st.data())
 def test_a_damaged_byte_anywhere_is_refused(data: st.DataObject) -> None:
     announced, whole = served(SMALL)
@@ -307,6 +310,7 @@ def test_a_damaged_byte_anywhere_is_refused(data: st.DataObject) -> None:
         )
 
 
+@patient
 @given(at=st.integers(HEADER, SIZE - 1), seed=st.integers(0, 99))
 def test_also_in_one_of_many_ranges(at: int, seed: int) -> None:
     announced, whole = served(OWN)

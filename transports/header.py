@@ -53,7 +53,11 @@ def write(about: dict[str, Any], table: bytes = b"", length: int | None = None) 
 
     Padded with spaces to a multiple of 8 bytes, or to `length` in all.
     """
-    text = _encode({"protocol": PROTOCOL} | about)
+    return pack(_encode({"protocol": PROTOCOL} | about), table, length)
+
+
+def pack(text: str, table: bytes = b"", length: int | None = None) -> bytes:
+    """The same, for any text under the one key."""
     head = b'{"__metadata__":' + _encode({"bt": text}).encode()
     head += (b"," + table if table else b"") + b"}"
     padding = -len(head) % 8 if length is None else length - 8 - len(head)

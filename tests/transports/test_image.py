@@ -312,7 +312,7 @@ def survives(raw):
         except MessageError as exc:
             line = str(exc)
             assert "\n" not in line
-            assert len(line) < 1000
+            assert len(line) < 2000
 
 
 anything = st.recursive(
