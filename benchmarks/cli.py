@@ -20,6 +20,7 @@ BENCHMARKS = {  # the module whose run() does it
 }
 app = typer.Typer(
     name="bench",
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What moving and merging models costs, beside ceilings and the obvious ways.",

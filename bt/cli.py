@@ -366,3 +366,26 @@ def doctor(
     else:
         print_findings(console, report)
     raise typer.Exit(1 if report.problems else 0)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def bench(ctx: typer.Context) -> None:
+    """Measure pulling, merging and rounds on this machine, beside ceilings. From a checkout.
+
+    [bold]bt bench transports --quick[/]
+    """
+    from importlib import import_module
+
+    from bt.config import ConfigError
+
+    try:
+        benchmarks = import_module("benchmarks.cli")
+    except ImportError as exc:
+        raise ConfigError(
+            f"the benchmarks can't be loaded ({exc}): they come with a checkout of the source and "
+            "its dev extra, not with the installed package"
+        ) from exc
+    benchmarks.app(ctx.args, prog_name="bt bench")

@@ -337,7 +337,7 @@ class Peer:
             elif now >= transfer.progress_at + self.timing.pull_s:
                 reason = f"sent no weights for {self.timing.pull_s:g} s"
                 self._set_aside(peer, reason, now, out)
-            elif now >= max(transfer.progress_at, transfer.asked_at) + self.timing.stall_s:
+            elif transfer.stalled(now, self.timing.stall_s):
                 transfer.rewind(now)
         out += self._pulls.ask(self._others, lambda peer: self._has_news(peer, now), now)
         if self._pulls.running and now >= self._retry_at:

@@ -14,7 +14,7 @@ from bt.weights import FlatWeights
 from transports import image, messages
 
 PATIENCE_S = 60.0  # for a reader of an older image who asks for nothing more
-MOST_BYTES = 1 << 23  # in one answer
+MOST_BYTES = 1 << 25  # in one answer
 
 
 @dataclass

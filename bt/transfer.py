@@ -1,8 +1,8 @@
 """One model on its way from a peer: which ranges to ask for, and what to make of the answers.
 
-Flow control by credit: no more than `Link.credit` bytes are asked for and not yet here, so that
-a transfer needs little memory, a small message never waits long behind a big one, and a fast
-link is kept full. The credit follows from the speed measured. Ranges are taken in order; after
+Flow control by credit: about `Link.credit` bytes are asked for and not yet here, so that a
+transfer needs little memory, a small message never waits long behind a big one, and a fast link
+is kept full. The credit follows from the speed measured. Ranges are taken in order; after
 a loss one asks again from the first that is missing, of the same peer started anew as well: the
 image is named by its digest. Pure, as protocol.py: no clock, no sockets, no tensors.
 """
@@ -25,8 +25,9 @@ _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the ro
 class Link:
     """What is known of the way to one peer."""
 
-    credit: int = 8 * GRAIN  # bytes to have asked for, until speed has been measured
-    round_trip_s: float = float("inf")  # the shortest seen
+    credit: int = LEAST_CREDIT  # bytes to have asked for; more is asked for while less is
+    round_trip_s: float = float("inf")  # the shortest since the credit was last the least
+    took_s: float = 0.0  # a recent answer, from when it was first asked for
     bytes_per_s: float | None = None  # the latest
 
     @property
@@ -37,7 +38,8 @@ class Link:
     def measured(self, nbytes: int, seconds: float) -> None:
         """So many bytes came in within the `seconds` between a question and its answer."""
         seconds = max(seconds, 1e-6)
-        self.round_trip_s = min(self.round_trip_s, seconds)
+        least = self.credit <= LEAST_CREDIT  # so little is no queue: the way itself takes so long
+        self.round_trip_s = seconds if least else min(self.round_trip_s, seconds)
         self.bytes_per_s = nbytes / seconds
         credit = self.bytes_per_s * (self.round_trip_s + _AHEAD_S)
         self.credit = int(min(max(credit, LEAST_CREDIT), MOST_CREDIT))
@@ -71,6 +73,8 @@ class Transfer:
     arrived: int = 0  # bytes
     asked: int = 0
     _pending: deque[tuple[int, float, int]] = field(default_factory=deque)  # end, when, arrived
+    _first: dict[int, float] = field(default_factory=dict)  # offset -> when it was first asked for
+    _rewinds: int = 0  # since something arrived
 
     @property
     def done(self) -> bool:
@@ -89,6 +93,7 @@ class Transfer:
             assert digest is not None
             where = self.asked, length, self.encoding, self.base
             pulls.append(messages.Pull(self.me, digest, *where))
+            self._first.setdefault(self.asked, now)
             self.asked += length
             self._pending.append((self.asked, now, self.arrived))
         return pulls
@@ -105,6 +110,8 @@ class Transfer:
         if not self._pending:
             return False
         if not self._fits(answer):
+            if self.arrived and self.base is not None and answer.encoding == messages.PLAIN:
+                raise Gone  # the base was lost in the middle of a difference
             raise Misfit(f"sent a model of {answer.size} bytes, expected {self.size}")
         end, asked_at, arrived_then = self._pending[0]
         if answer.offset + answer.data.nbytes != min(end, answer.size):
@@ -112,7 +119,11 @@ class Transfer:
         self._pending.popleft()
         self.size = answer.size
         self.arrived = answer.offset + answer.data.nbytes
-        self.link.measured(self.arrived - arrived_then, now - asked_at)
+        first_asked_at = self._first.pop(answer.offset, asked_at)
+        self.link.took_s = max(now - first_asked_at, 0.9 * self.link.took_s)
+        if first_asked_at == asked_at:  # else nobody knows which question this answers
+            self.link.measured(self.arrived - arrived_then, now - asked_at)
+        self._rewinds = 0
         self.progress_at = now
         return True
 
@@ -125,8 +136,15 @@ class Transfer:
         coded = self.encoding if self.base is not None else messages.PLAIN
         return answer.size == self.size and answer.encoding == coded
 
+    def stalled(self, now: float, patience_s: float) -> bool:
+        """Whether nothing has come for longer than a slow link explains."""
+        patience_s = max(patience_s, 2 * self.link.took_s) * 2 ** min(self._rewinds, 6)
+        return now >= max(self.progress_at, self.asked_at) + patience_s
+
     def rewind(self, now: float) -> None:
-        """Ask again for all that has not arrived."""
+        """Ask again for all that has not arrived, gently: it may all be still on its way."""
+        self._rewinds += 1
+        self.link.credit = LEAST_CREDIT
         self.asked_at = now
         self.asked = self.arrived
         self._pending.clear()

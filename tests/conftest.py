@@ -6,9 +6,14 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import hypothesis
 import nibabel as nib
 import numpy as np
 import pytest
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 SHAPE = (16, 20, 16)
 AFFINE = np.diag([-1.0, 1.0, 1.5, 1.0])  # left-handed and not isotropic, as scans are

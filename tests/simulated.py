@@ -14,7 +14,7 @@ from transports.schema import Schema, TensorSpec
 
 SCHEMA = Schema.of([TensorSpec("w", "F32", (1,))])
 HEADER_BYTES = 64
-IMAGE_BYTES = HEADER_BYTES + 5 * GRAIN // 2  # travels as two ranges
+IMAGE_BYTES = HEADER_BYTES + 5 * GRAIN // 2  # travels as three ranges
 IMAGE = memoryview(bytes(IMAGE_BYTES))
 
 

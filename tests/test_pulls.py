@@ -107,7 +107,7 @@ def test_a_peer_whose_model_is_gone_again_and_again_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("digest_of", "begin", "end"),
-    [(2, 0, 64 + 2 * GRAIN), (1, 64, 64 + 2 * GRAIN), (1, 0, 64 + GRAIN), (1, 0, IMAGE_BYTES)],
+    [(2, 0, 64 + GRAIN), (1, 64, 64 + GRAIN), (1, 0, 64 + GRAIN - 8), (1, 0, IMAGE_BYTES)],
     ids=["other image", "other place", "too short", "too long"],
 )
 def test_ranges_that_were_not_asked_for_are_ignored(digest_of: int, begin: int, end: int) -> None:
@@ -130,7 +130,7 @@ def test_a_refused_merge_does_not_count() -> None:
     peer = federation.peers["a"]
     peer.handle(events.RoundDue(), 0.0)
     peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
-    end = HEADER_BYTES + 2 * GRAIN
+    end = HEADER_BYTES + GRAIN
     first = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE[:end])
     (merge,) = peer.handle(events.Received(first), 0.0)
     assert isinstance(merge, events.Merge)

@@ -42,7 +42,14 @@ MAX_BYTES = 2**53 - 1  # the largest integer every JSON reader holds exactly
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = 80
-shown = _repr.repr  # a value for one line of a message: bounded, whatever a stranger put into it
+_repr.maxlevel = 2
+_MOST_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """A value for one line of a message: bounded, whatever a stranger put into it."""
+    text = _repr.repr(value)
+    return text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 3] + "..."
 
 
 class SchemaError(ValueError):

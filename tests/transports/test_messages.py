@@ -221,7 +221,6 @@ def test_its_tensors_must_be_one_range_of_just_these_bytes(table):
     assert "one range of 3 bytes" in str(refused(file(fields, both, data)).value)
 
 
-@pytest.mark.xfail(strict=True, reason="schema.shown bounds strings and lists, not the whole")
 def test_the_line_stays_short_whatever_a_field_holds():
     fields, _, _ = opened(joined(Pull("a", DIGEST, 0, 1)))
     inner = "y" * 80

@@ -23,7 +23,7 @@ def survives(frames):
     except MessageError as exc:
         line = str(exc)
         assert "\n" not in line
-        assert len(line) < 2000
+        assert len(line) < 400
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4))
