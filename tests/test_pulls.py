@@ -132,7 +132,7 @@ def test_a_refused_merge_does_not_count() -> None:
     peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
     end = HEADER_BYTES + GRAIN
     first = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE[:end])
-    (merge,) = peer.handle(events.Received(first), 0.0)
+    merge, *_ = peer.handle(events.Received(first), 0.0)
     assert isinstance(merge, events.Merge)
     instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)
     assert instructions.index(events.StartOver()) < instructions.index(events.Train(0, ()))
