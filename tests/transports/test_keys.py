@@ -124,5 +124,5 @@ def test_what_is_no_file(tmp_path):
     for name, line in (("pipe", "no key file"), ("", "no key file"), ("none", "No such file")):
         with pytest.raises(BadKey, match=line):
             KeyPair.read(tmp_path / name)
-    with pytest.raises(BadKey, match="can't write .*No such file"):
+    with pytest.raises(BadKey, match=r"can't write .*No such file"):
         PAIR.write(tmp_path / "no folder" / "a.key")
