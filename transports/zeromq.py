@@ -1,22 +1,24 @@
 """Peers joined by ZeroMQ, over tcp:// or ipc://; between machines or on one.
 
-Every peer binds a ROUTER and connects a DEALER, whose routing id is its name, to every other
-peer it has an address of. Each of these connections carries messages both ways, so one of two
-peers needs no reachable address. Version announcements go out over PUB/SUB: at the ipc path plus
-".pub", or at a tcp port each peer tells the others in a "hello" when they meet. An announcement
-is a hint; who can't get them still learns everything by asking.
+Every peer binds a ROUTER and connects a DEALER to every other peer it has an address of. Each of
+these connections carries messages both ways, so one of two peers needs no reachable address.
+Version announcements go out over PUB/SUB: at the ipc path plus ".pub", or at a tcp port; each peer
+tells the others which in a "hello" when they meet. An announcement is a hint; who can't get them
+still learns everything by asking.
 
-On the wire a message is one multipart message: a tag, then the frames. Its sender is the name
-bound to the connection it came over, never one it claims.
+On the wire a message is one multipart message: a tag, then the frames. Its sender is who
+transports/curve.py finds at the other end of the connection, never one the message claims.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
+import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,19 +26,26 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from transports.base import Frame, PeerGone, Received, TransportError, valid_name
+from transports.curve import Anyone, Curve, Origin
 from transports.endpoints import Ipc, Tcp, parse
+from transports.keys import KeyPair
 
 _MESSAGE, _HELLO = b"m", b"h"
+_BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
 _MAX_ANNOUNCEMENT_BYTES = 1 << 20
+_GIVEN_UP_S = 1.0  # libzmq says much sooner that it tries again
+_DEALER_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 
 
 @dataclass
 class _Dealer:
-    """Our connection to one peer, and the socket that tells of its ups and downs."""
+    """Our connection to one peer under one of its keys, and what tells of its ups and downs."""
 
+    peer: Origin
     dealer: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
     connected: bool = False
+    lost_at: float | None = None  # and libzmq has not said that it tries again
 
 
 class ZeroMQTransport:
@@ -45,8 +54,14 @@ class ZeroMQTransport:
     `listen` is this peer's own address, `peers` the others' by name (None: that peer connects to
     us); messages of anyone else are dropped. `announce` is where to publish when `listen` is a
     tcp address: same host and any free port if not given. A message part larger than
-    `max_message_bytes` ends the connection it comes over. Raises TransportError if an address is
-    not usable, and for one that other machines can reach unless `insecure` is set.
+    `max_message_bytes` ends the connection it comes over.
+
+    With `keys`, this peer's own, everything is encrypted, and a peer is who holds one of the
+    public keys `peer_keys` has for it; `admit` changes them. A peer has several while it changes
+    from one to another: a connection is tried with each. One without any is shut out.
+
+    Raises TransportError if an address or a key is not usable, and for an address that other
+    machines can reach unless there are keys or `insecure` is set.
     """
 
     def __init__(
@@ -58,12 +73,16 @@ class ZeroMQTransport:
         announce: str | None = None,
         max_message_bytes: int = 1 << 30,
         insecure: bool = False,
+        keys: KeyPair | None = None,
+        peer_keys: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         for name in (me, *peers):
             if not valid_name(name):
                 raise TransportError(f"{name!r} can't name a peer")
         if me in peers:
             raise TransportError(f"peer {me} is among its own peers")
+        if peer_keys is not None and keys is None:
+            raise TransportError("keys of the peers are of no use without one's own")
         self.me = me
         self.peers = tuple(sorted(peers))
         self._insecure = insecure
@@ -74,9 +93,12 @@ class ZeroMQTransport:
         own = parse(listen)
         self._context = zmq.Context()
         self._closed = False
-        self._dealers: dict[str, _Dealer] = {}
+        self._links: dict[zmq.Socket[bytes], _Dealer] = {}  # by monitor
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         try:
+            self._ends: Anyone | Curve = Anyone(me, self.peers)
+            if keys is not None:
+                self._ends = Curve(self._context, keys, self.peers, peer_keys or {})
             self._open(own, announce)
         except BaseException:
             self.close(linger_s=0)
@@ -85,33 +107,36 @@ class ZeroMQTransport:
     def _open(self, own: Tcp | Ipc, announce: str | None) -> None:
         self._poller = zmq.Poller()
         self._ready: deque[zmq.Socket[bytes]] = deque()
-        self._senders: dict[zmq.Socket[bytes], str] = {}  # of a DEALER or a SUB: the other end
-        self._monitors: dict[zmq.Socket[bytes], str] = {}
-        self._published_at: dict[str, str] = {}  # what each SUB is connected to
-        self._greeted: set[str] = set()  # who got our hello over the ROUTER
+        self._senders: dict[zmq.Socket[bytes], Origin] = {}  # of a DEALER or a SUB: the other end
+        self._published_at: dict[str, tuple[Origin, str]] = {}  # what each SUB is connected to
+        self._routes: dict[str, tuple[Origin, bytes]] = {}  # to who has connected to our ROUTER
+        self._ways: dict[str, list[_Dealer | None]] = {}  # to each peer, best first; None: a route
 
+        # libzmq numbers connections without a routing id from rand(), and ends the process when
+        # a client has claimed the next number: nobody must know it.
+        ctypes.CDLL(None).srand(secrets.randbits(31))
         self._router = self._socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted peer takes its name over
+        self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a new connection replaces a dead one
         self.endpoint = self._bind(self._router, own)  # with the port, if any free one was asked
         self._poller.register(self._router, zmq.POLLIN)
 
         self._publisher = self._socket(zmq.PUB)
         if isinstance(own, Ipc):
             self._bind(self._publisher, own.pub)
-            port = b""
+            self._hello = [_HELLO, _BESIDE]
         else:
             place = parse(announce) if announce else Tcp(own.host, 0)
-            port = self._bind(self._publisher, place).rpartition(":")[2].encode()
-        self._hello = [_HELLO, port]
+            port = self._bind(self._publisher, place).rpartition(":")[2]
+            self._hello = [_HELLO, port.encode()]
 
-        self._ways = {name: [self._router] for name in self.peers}  # to each peer, best first
-        for name, address in self._addresses.items():
-            self._connect(name, address)
+        for name in self.peers:
+            self._ways[name] = [None]
+            self._connect(name)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         made = self._context.socket(kind)
-        made.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes)
+        made.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes + self._ends.overhead_bytes)
         made.setsockopt(zmq.RCVHWM, 32)  # messages per connection; the rest waits at the sender
         made.setsockopt(zmq.RECONNECT_IVL, 100)  # ms, doubling up to
         made.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
@@ -123,11 +148,12 @@ class ZeroMQTransport:
         return made
 
     def _bind(self, made: zmq.Socket[bytes], where: Tcp | Ipc) -> str:
+        self._ends.serve(made)
         if isinstance(where, Ipc):
             if where.is_served():
                 raise TransportError(f"{where} is in use: is this peer already running?")
         else:
-            if not self._insecure and not where.is_loopback:
+            if not (self._ends.secure or self._insecure or where.is_loopback):
                 raise TransportError(
                     f"{where} can be reached from other machines and nothing here is encrypted: "
                     "listen on 127.0.0.1, or allow it explicitly (--insecure)"
@@ -144,19 +170,32 @@ class ZeroMQTransport:
             raise TransportError(f"can't listen at {where}: {exc.strerror}") from exc
         return made.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _connect(self, name: str, address: Tcp | Ipc) -> None:
-        dealer = self._socket(zmq.DEALER)
-        dealer.setsockopt_string(zmq.ROUTING_ID, self.me)
-        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._monitors[monitor] = name
-        self._dealers[name] = _Dealer(dealer, monitor)
-        self._senders[dealer] = name
-        self._ways[name].insert(0, dealer)
-        self._poller.register(dealer, zmq.POLLIN)
-        self._poller.register(monitor, zmq.POLLIN)
-        self._link(dealer, address)
-        if isinstance(address, Ipc):
-            self._subscribe(name, address.pub)
+    def _connect(self, name: str) -> None:
+        """Have one DEALER for each key of `name`, if we know its address, and none for others."""
+        have = {link.peer.key: link for link in self._ways[name] if link is not None}
+        valid = self._ends.keys(name)
+        for key in have.keys() - valid:
+            self._ways[name].remove(have[key])
+            self._disconnect(have[key])
+        if name in self._addresses:
+            for key in sorted(valid - have.keys()):
+                dealer = self._socket(zmq.DEALER)
+                monitor = dealer.get_monitor_socket(_DEALER_EVENTS)
+                self._links[monitor] = link = _Dealer(Origin(name, key), dealer, monitor)
+                self._senders[dealer] = link.peer
+                self._ways[name].insert(0, link)
+                self._poller.register(dealer, zmq.POLLIN)
+                self._poller.register(monitor, zmq.POLLIN)
+                self._ends.call(dealer, key)
+                self._link(dealer, self._addresses[name])
+
+    def _disconnect(self, link: _Dealer) -> None:
+        del self._links[link.monitor], self._senders[link.dealer]
+        self._poller.unregister(link.dealer)
+        self._poller.unregister(link.monitor)
+        link.dealer.disable_monitor()
+        link.monitor.close(linger=0)
+        link.dealer.close(linger=0)
 
     def _link(self, made: zmq.Socket[bytes], address: Tcp | Ipc) -> None:
         if isinstance(address, Tcp):
@@ -166,21 +205,46 @@ class ZeroMQTransport:
         except zmq.ZMQError as exc:
             raise TransportError(f"can't connect to {address}: {exc.strerror}") from exc
 
-    def _subscribe(self, name: str, address: Tcp | Ipc) -> None:
-        """Hear the announcements of `name`; a restarted peer may publish elsewhere."""
-        if self._published_at.get(name) == str(address):
+    def _subscribe(self, peer: Origin, address: Tcp | Ipc) -> None:
+        """Hear the announcements of `peer`; a restarted one may publish elsewhere."""
+        if self._published_at.get(peer.name) == (peer, str(address)):
             return
-        if (old := self._subscribers.pop(name, None)) is not None:
-            self._poller.unregister(old)
-            del self._senders[old]
-            old.close(linger=0)
-        subscriber = self._subscribers[name] = self._socket(zmq.SUB)
+        self._unsubscribe(peer.name)
+        subscriber = self._subscribers[peer.name] = self._socket(zmq.SUB)
         subscriber.setsockopt(zmq.MAXMSGSIZE, _MAX_ANNOUNCEMENT_BYTES)
         subscriber.setsockopt(zmq.SUBSCRIBE, b"")
-        self._senders[subscriber] = name
-        self._published_at[name] = str(address)
+        self._ends.call(subscriber, peer.key)
+        self._senders[subscriber] = peer
+        self._published_at[peer.name] = (peer, str(address))
         self._link(subscriber, address)
         self._poller.register(subscriber, zmq.POLLIN)
+
+    def _unsubscribe(self, name: str) -> None:
+        if (old := self._subscribers.pop(name, None)) is not None:
+            self._poller.unregister(old)
+            del self._senders[old], self._published_at[name]
+            old.close(linger=0)
+
+    def admit(self, name: str, keys: Collection[str]) -> None:
+        """From now on the peer `name` is who holds one of `keys`; nobody, if there are none.
+
+        Whoever held another one is not heard and sent nothing any more. Raises TransportError,
+        and changes nothing, if a key is not valid or another peer's, or there are none at all.
+        """
+        self._check_open()
+        before = self._ends.keys(name)
+        self._ends.admit(name, keys)
+        valid = self._ends.keys(name)
+        self._connect(name)
+        if name in self._routes and self._routes[name][0].key not in valid:
+            del self._routes[name]
+        if name in self._published_at and self._published_at[name][0].key not in valid:
+            self._unsubscribe(name)
+        if before - valid and not self._publisher.closed:
+            # libzmq can't end one of the subscriptions, so all end. From now on announcements
+            # go to each of the others by itself.
+            self._publisher.close(linger=0)
+            self._hello = [_HELLO, b""]
 
     # --- Transport
 
@@ -190,26 +254,31 @@ class ZeroMQTransport:
             raise PeerGone(to, "not a peer of this federation")
         ways = self._ways[to]
         for way in ways:
-            if way is self._router:  # if it has connected to us
-                parts = [to.encode(), _MESSAGE, *frames]
-            elif self._is_connected(to):
-                parts = [_MESSAGE, *frames]
+            if way is not None and self._is_connected(way):
+                over, parts = way.dealer, [_MESSAGE, *frames]
+            elif way is None and to in self._routes:
+                over, parts = self._router, [self._routes[to][1], _MESSAGE, *frames]
             else:
                 continue
             try:
-                way.send_multipart(parts, zmq.NOBLOCK, copy=False)
+                over.send_multipart(parts, zmq.NOBLOCK, copy=False)
             except zmq.ZMQError as exc:
                 if exc.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                     raise
                 continue
-            if way is not ways[0]:
-                ways.reverse()  # stay on one connection: only there messages keep their order
+            # Stay on one connection: only there messages keep their order.
+            ways.sort(key=lambda other: other is not way)
             return
         raise PeerGone(to, "not connected, or not reading")
 
     def publish(self, frames: Sequence[Frame]) -> None:
         self._check_open()
-        self._publisher.send_multipart([_MESSAGE, *frames], zmq.NOBLOCK, copy=False)
+        if not self._publisher.closed:
+            self._publisher.send_multipart([_MESSAGE, *frames], zmq.NOBLOCK, copy=False)
+            return
+        for name in self.peers:
+            with suppress(PeerGone):
+                self.send(name, frames)
 
     def recv(self, timeout_s: float) -> Received | None:
         self._check_open()
@@ -224,19 +293,16 @@ class ZeroMQTransport:
             if looked and not left_s:
                 return None  # even if strangers keep the sockets busy
             looked = True
-            events = self._poller.poll(math.ceil(left_s * 1000))
-            for ready, _ in events:
-                if (name := self._monitors.get(ready)) is not None:
-                    self._is_connected(name)
-                else:
-                    self._ready.append(ready)
+            self._look_after_links()
+            events = self._poller.poll(math.ceil(min(left_s, _GIVEN_UP_S) * 1000))
+            self._ready.extend(ready for ready, _ in events if ready not in self._links)
 
     def close(self, linger_s: float = 5.0) -> None:
         if not self._closed:
             self._closed = True
             # Sockets with nobody at the other end would use up the linger for nothing.
-            for name, link in self._dealers.items():
-                connected = self._is_connected(name)
+            for link in self._links.values():
+                connected = self._is_connected(link)
                 link.dealer.disable_monitor()
                 if not connected:
                     link.dealer.close(linger=0)
@@ -251,25 +317,36 @@ class ZeroMQTransport:
 
     # ---
 
-    def _is_connected(self, name: str) -> bool:
-        """Whether our connection to `name` stands, by what its monitor has seen until now.
+    def _is_connected(self, link: _Dealer) -> bool:
+        """Whether this connection stands, by what its monitor has seen until now.
 
         ZMQ_IMMEDIATE would say so too, but drops what has arrived unread when a peer leaves.
         """
-        link = self._dealers[name]
         while int(link.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(link.monitor)["event"]
             link.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            if link.connected and isinstance(self._addresses[name], Tcp):
+            link.lost_at = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
+            if link.connected:
                 self._greet(link.dealer)
         return link.connected
+
+    def _look_after_links(self) -> None:
+        """Greet who is new, and connect where libzmq gave up: refused, or answered with noise."""
+        for link in self._links.values():
+            self._is_connected(link)
+            if link.lost_at is not None and time.monotonic() - link.lost_at > _GIVEN_UP_S:
+                link.lost_at = None
+                address = self._addresses[link.peer.name]
+                with suppress(zmq.ZMQError):
+                    link.dealer.disconnect(str(address))
+                self._link(link.dealer, address)
 
     def _read(self, ready: zmq.Socket[bytes]) -> Received | None:
         """One message of this socket, or None if it has none for the user."""
         if ready.closed:
             return None
         try:
-            part = ready.recv(zmq.NOBLOCK, copy=False)
+            first = part = ready.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
         parts = [part.buffer]
@@ -277,27 +354,30 @@ class ZeroMQTransport:
             part = ready.recv(zmq.NOBLOCK, copy=False)
             parts.append(part.buffer)
         if ready is self._router:
-            sender = bytes(parts.pop(0)).decode("ascii", errors="replace")
-            if sender not in self.peers:
+            sender = self._ends.who(first)
+            if sender is None:
                 return None
+            route = bytes(parts.pop(0))
+            self._routes[sender.name] = (sender, route)
         else:
             sender = self._senders[ready]
         tag = bytes(parts[0]) if parts else b""
-        if ready is self._router and (tag == _HELLO or sender not in self._greeted):
-            self._greeted.add(sender)
-            self._greet(ready, sender.encode())
         if tag == _HELLO and len(parts) == 2:
             self._hear(sender, bytes(parts[1]))
-        return Received(sender, tuple(parts[1:])) if tag == _MESSAGE else None
+            if ready is self._router:
+                self._greet(ready, route)
+        return Received(sender.name, tuple(parts[1:])) if tag == _MESSAGE else None
 
     def _greet(self, over: zmq.Socket[bytes], *routing_id: bytes) -> None:
         with suppress(zmq.ZMQError):  # it has gone again: the next meeting is another chance
             over.send_multipart([*routing_id, *self._hello], zmq.NOBLOCK)
 
-    def _hear(self, sender: str, port: bytes) -> None:
+    def _hear(self, sender: Origin, port: bytes) -> None:
         """A hello: `sender` publishes at this port of the host we know it by."""
-        address = self._addresses.get(sender)
+        address = self._addresses.get(sender.name)
         short = len(port) <= 5  # int() refuses thousands of digits
+        if isinstance(address, Ipc) and port == _BESIDE:
+            self._subscribe(sender, address.pub)
         if isinstance(address, Tcp) and short and port.isdigit() and 0 < int(port) < 65536:
             self._subscribe(sender, Tcp(address.host, int(port)))
 

@@ -8,86 +8,24 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 
 import pytest
 import zmq
 
+from tests.transports.sockets import (
+    NAMES,
+    PATIENCE_S,
+    announce,
+    connected,
+    deliver,
+    equipped,
+    free_port,
+    until_gone,
+)
 from transports.base import PeerGone, TransportError
 from transports.testing import CHECKS, check_group
 from transports.zeromq import ZeroMQTransport
-
-NAMES = ("a", "b", "c")
-PATIENCE_S = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def tcp_addresses():
-    return {name: f"tcp://127.0.0.1:{free_port()}" for name in NAMES}
-
-
-@pytest.fixture(params=["ipc", "tcp"])
-def addresses(request, tmp_path):
-    if request.param == "ipc":
-        return {name: f"ipc://{tmp_path}/{name}" for name in NAMES}
-    return tcp_addresses()
-
-
-@pytest.fixture
-def join(addresses):
-    """Make transports; all are closed at the end."""
-    with ExitStack() as stack:
-
-        def joined(me, peers=None, **options):
-            if peers is None:
-                peers = {name: address for name, address in addresses.items() if name != me}
-            transport = ZeroMQTransport(me, addresses[me], peers, **options)
-            stack.callback(transport.close, linger_s=0)
-            return transport
-
-        yield joined
-
-
-def deliver(sender, receiver, frames):
-    """Send until the receiver has it; what else arrives is dropped."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        with suppress(PeerGone):
-            sender.send(receiver.me, frames)
-            while (message := receiver.recv(0.5)) is not None:
-                if [bytes(f) for f in message.frames] == list(frames):
-                    return message
-        sender.recv(0.01)
-    raise AssertionError(f"{sender.me} could not reach {receiver.me}")
-
-
-def announce(publisher, subscriber, frames):
-    """Publish until the subscriber hears it."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        publisher.publish(frames)
-        publisher.recv(0.01)
-        message = subscriber.recv(0.05)
-        if message is not None and [bytes(f) for f in message.frames] == list(frames):
-            return message
-    raise AssertionError(f"{subscriber.me} never heard {publisher.me}")
-
-
-def until_gone(sender, name, frames=(b"there?",), times=1):
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        try:
-            for _ in range(times):
-                sender.send(name, frames)
-        except PeerGone:
-            return
-        sender.recv(0.01)
-    raise AssertionError(f"{name} never became PeerGone")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -131,13 +69,19 @@ def test_a_restarted_peer_is_found_at_the_same_address(join):
     assert announce(a, b, [b"7"]).sender == "a"
 
 
-def test_a_killed_peer_restarts_at_the_same_address(join, addresses):
+def test_a_killed_peer_restarts_at_the_same_address(join, addresses, keys, tmp_path):
     """kill -9 leaves the files of its Unix sockets behind."""
     program = (
-        "import sys; from transports.zeromq import ZeroMQTransport as Z\n"
-        "t = Z('b', sys.argv[1], {'a': sys.argv[2]}); print('up', flush=True); t.recv(100)"
+        "import sys; from pathlib import Path; from transports.keys import KeyPair\n"
+        "from transports.zeromq import ZeroMQTransport as Z\n"
+        "options = {'keys': KeyPair.read(Path(sys.argv[3]))} if sys.argv[3:] else {}\n"
+        "t = Z('b', sys.argv[1], {'a': sys.argv[2]}, **options)\n"
+        "print('up', flush=True); t.recv(100)"
     )
     command = [sys.executable, "-c", program, addresses["b"], addresses["a"]]
+    if keys:
+        keys["b"].write(tmp_path / "key")
+        command.append(str(tmp_path / "key"))
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"up\n"
         with pytest.raises(TransportError, match="in use"):
@@ -174,18 +118,18 @@ def test_one_of_two_needs_no_address(join, addresses):
     until_gone(a, "b")
 
 
-def test_strangers_are_not_heard(join, addresses):
+def test_strangers_are_not_heard(join, addresses, keys):
     a = join("a", {"b": None})
     c = join("c", {"a": addresses["a"]})
     b = join("b", {"a": addresses["a"]})
     deadline = time.monotonic() + PATIENCE_S
     heard_of_c = False
-    while not heard_of_c and time.monotonic() < deadline:
+    while not (heard_of_c or keys) and time.monotonic() < deadline:
         with suppress(PeerGone):
             c.send("a", [b"psst"])
             heard_of_c = True
         c.recv(0.01)
-    assert heard_of_c
+    assert heard_of_c or keys  # with keys it is not even let in
     assert deliver(b, a, [b"from b"]).sender == "b"
     assert a.recv(0.1) is None
     with pytest.raises(PeerGone):
@@ -231,29 +175,23 @@ def test_a_talkative_peer_does_not_starve_the_others(join):
 def test_noise_and_other_zmq_programs_disturb_nobody(join, addresses):
     a, b = join("a"), join("b")
     deliver(a, b, [b"hello"])
-    scheme, _, place = addresses["a"].partition("://")
     for noise in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(1000), b"\xff" + bytes(63) + b"\x02"):
-        with socket.socket(socket.AF_UNIX if scheme == "ipc" else socket.AF_INET) as raw:
-            raw.connect(place if scheme == "ipc" else ("127.0.0.1", int(place.split(":")[1])))
-            with suppress(ConnectionError):
-                raw.sendall(noise)
+        with connected(addresses["a"]) as raw, suppress(ConnectionError):
+            raw.sendall(noise)
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.linger = 1000
-        dealer.routing_id = b"b-to-be"
-        dealer.connect(addresses["a"])
+        equipped(dealer, "b-to-be").connect(addresses["a"])
         for parts in ([b""], [b"m"], [b"h", b"\xff"], [b"h", b"1"], [b"?", b"x"], [b"", b"", b""]):
             dealer.send_multipart(parts)
         assert deliver(b, a, [b"still here"]).sender == "b"
         assert a.recv(0.1) is None
 
 
-def test_malformed_parts_of_a_known_peer(join, addresses):
+def test_malformed_parts_of_a_known_peer(join, addresses, keys):
     """Somebody speaks as b, but not our language."""
     a = join("a", {"b": None})
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.linger = 0
-        dealer.routing_id = b"b"
-        dealer.connect(addresses["a"])
+        server_key = keys["a"].public if keys else ""
+        equipped(dealer, "b", keys.get("b"), server_key).connect(addresses["a"])
         hellos = ([b"h"], [b"h", b"\xff"], [b"h", b"99999999"], [b"h", b"-1"], [b"h", b"1", b"2"])
         for parts in ([b""], [b"?", b"x"], [b"", b"", b""], *hellos, [b"m", b"end"]):
             dealer.send_multipart(parts)

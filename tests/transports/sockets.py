@@ -1,0 +1,97 @@
+"""Ports nobody has, and conversations that take as long as they need."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+
+import zmq
+
+from transports.base import PeerGone
+
+NAMES = ("a", "b", "c")
+PATIENCE_S = 20.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def tcp_addresses():
+    return {name: f"tcp://127.0.0.1:{free_port()}" for name in NAMES}
+
+
+def connected(address):
+    """A plain socket to where a transport listens."""
+    scheme, _, place = address.partition("://")
+    raw = socket.socket(socket.AF_UNIX if scheme == "ipc" else socket.AF_INET)
+    raw.settimeout(PATIENCE_S)
+    raw.connect(place if scheme == "ipc" else ("127.0.0.1", int(place.split(":")[1])))
+    return raw
+
+
+def equipped(dealer, me, keys=None, server_key=""):
+    """Make a DEALER claim to be `me`, with keys if there are some."""
+    dealer.linger = 0
+    dealer.setsockopt_string(zmq.ROUTING_ID, me)
+    if keys is not None:
+        dealer.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.public)
+        dealer.setsockopt_string(zmq.CURVE_SECRETKEY, keys.secret)
+        dealer.setsockopt_string(zmq.CURVE_SERVERKEY, server_key)
+    return dealer
+
+
+def deliver(sender, receiver, frames):
+    """Send until the receiver has it; what else arrives is dropped."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with suppress(PeerGone):
+            sender.send(receiver.me, frames)
+            while (message := receiver.recv(0.5)) is not None:
+                if [bytes(f) for f in message.frames] == list(frames):
+                    return message
+        sender.recv(0.01)
+    raise AssertionError(f"{sender.me} could not reach {receiver.me}")
+
+
+def heard_before(end, transport, sender):
+    """What `transport` receives until `sender` gets `end` through to it."""
+    heard = []
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with suppress(PeerGone):
+            sender.send(transport.me, [end])
+        sender.recv(0)
+        while (message := transport.recv(0.05)) is not None:
+            frames = [bytes(frame) for frame in message.frames]
+            if frames == [end]:
+                return heard
+            heard.append((message.sender, frames))
+    raise AssertionError(f"{sender.me} could not reach {transport.me}")
+
+
+def announce(publisher, subscriber, frames):
+    """Publish until the subscriber hears it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        publisher.publish(frames)
+        publisher.recv(0.01)
+        message = subscriber.recv(0.05)
+        if message is not None and [bytes(f) for f in message.frames] == list(frames):
+            return message
+    raise AssertionError(f"{subscriber.me} never heard {publisher.me}")
+
+
+def until_gone(sender, name, frames=(b"there?",), times=1):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            for _ in range(times):
+                sender.send(name, frames)
+        except PeerGone:
+            return
+        sender.recv(0.01)
+    raise AssertionError(f"{name} never became PeerGone")
