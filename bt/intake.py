@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 import xxhash
 from torch import Tensor
 
 from bt import delta, events
 from bt.merge import MergeRule
-from bt.weights import FlatWeights, floats_in, is_finite
+from bt.weights import LARGEST, FlatWeights, floats_in, is_sane
 from transports import image, messages
 from transports.schema import Schema, shown
 
@@ -105,9 +104,9 @@ class Intake:
             incoming.copy = FlatWeights.empty(self._schema) if merge.keep else None
         begin = max(merge.weights.offset - self._header, 0)
         for at, values in floats_in(self._schema, begin, data):
-            if not is_finite(values):
+            if not is_sane(values):
                 name = _bad_tensor(self._schema, at, values)
-                raise Refused(f"tensor {shown(name)} holds NaN or infinity")
+                raise Refused(f"tensor {shown(name)} holds NaN, infinity or more than {LARGEST:g}")
         self._rule.add(begin, data, merge.announced.samples)
         if incoming.copy is not None:
             incoming.copy.body()[begin : begin + data.nbytes] = data
@@ -137,5 +136,5 @@ def _check(model: image.Model, announced: messages.Version) -> None:
 
 def _bad_tensor(schema: Schema, begin: int, values: Tensor) -> str:
     """Name of the tensor that holds the first value that is not finite."""
-    at = begin + int(torch.isfinite(values).int().argmin()) * values.itemsize
+    at = begin + int((values.abs() <= LARGEST).int().argmin()) * values.itemsize
     return next(name for name, (first, end) in schema.offsets.items() if first <= at < end)

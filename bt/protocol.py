@@ -140,16 +140,19 @@ class Peer:
 
     def announcement(self) -> messages.Version:
         """What this peer tells of itself."""
-        if self._on_disk:
-            about = self.version, self.samples, self.schema, self.state, self.digest
-            self._told = messages.Version(self.me, *about)
-        elif self.state == "leaving":
-            self._told = replace(self._told, state=self.state)
+        told = self._told
+        now = self.version, self.state, self.digest
+        if self._on_disk and now != (told.version, told.state, told.digest):
+            version, state, digest = now
+            self._told = replace(told, version=version, state=state, digest=digest)
+        elif self.state == "leaving" != told.state:
+            self._told = replace(told, state=self.state)
         return self._told
 
     def answer(self, to: str) -> messages.Version:
         """Version, and which of `to`'s models was merged: a peer that lost its disk learns it."""
-        return replace(self.announcement(), seen=self.vector.get(to))
+        told, seen = self.announcement(), self.vector.get(to)
+        return told if seen is None else replace(told, seen=seen)
 
     # The only mutator -------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Instruction]:

@@ -260,11 +260,7 @@ class Runner:
     def _finish_merge(self) -> FlatWeights | None:
         """The round's merged model; None if nobody was merged."""
         intake, self._intake = self._intake, None
-        merged = None if intake is None else intake.finish()
-        if merged is not None and not merged.is_finite():  # each was; their sum overflowed
-            self._log.write("reject", reason="the merged model is not finite: left out")
-            return None
-        return merged
+        return None if intake is None else intake.finish()
 
     def _persist(self) -> None:
         """Write the snapshot to disk, then serve it; others are answered meanwhile."""

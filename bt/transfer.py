@@ -17,7 +17,7 @@ from transports import messages
 GRAIN = 1 << 16  # bytes; ranges begin and end at multiples of it, counted from the body
 LEAST_CREDIT = 2 * GRAIN
 MOST_CREDIT = 6 << 20
-LARGEST_RANGE = 1 << 20  # larger messages fall out of the caches
+LARGEST_RANGE = 1 << 21  # every message costs; much larger ones fall out of the caches
 _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the round trip
 
 
@@ -32,8 +32,8 @@ class Link:
 
     @property
     def range_bytes(self) -> int:
-        """A quarter of the credit, in grains."""
-        return min(max(self.credit // 4 // GRAIN, 1) * GRAIN, LARGEST_RANGE)
+        """A third of the credit, in grains."""
+        return min(max(self.credit // 3 // GRAIN, 1) * GRAIN, LARGEST_RANGE)
 
     def measured(self, nbytes: int, seconds: float) -> None:
         """So many bytes came in within the `seconds` between a question and its answer."""

@@ -33,6 +33,7 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+LARGEST = 1e18  # a weight: averages of these can't overflow, in any dtype
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -179,9 +180,17 @@ def floats_in(schema: Schema, begin: int, data: Tensor | memoryview) -> Iterator
 
 def is_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
-    # A sum is finite only if every value is, and costs one pass without temporaries; that of
-    # finite values may overflow, so only the other answer needs a second look.
-    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
+    return bool(torch.isfinite(values).all())
+
+
+def is_sane(values: Tensor) -> bool:
+    """Whether no value is NaN, infinite or beyond LARGEST: such models can be averaged."""
+    # The sum of squares is finite only if all of that holds, and costs one pass without
+    # temporaries; where it overflows, a second look tells.
+    if values.dtype in (torch.float32, torch.float64):
+        if math.isfinite(torch.dot(values, values).item()):
+            return True
+    return not values.numel() or bool(values.abs().amax() <= LARGEST)
 
 
 def _as_tensor(data: memoryview | bytes) -> Tensor:

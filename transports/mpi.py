@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from transports.base import Frame, PeerGone, Received, TransportError, flat, valid_name
+from transports.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -95,6 +96,7 @@ class MPITransport:
                 raise TransportError(f"{name!r} can't name a peer")
         from mpi4py import MPI
 
+        keep_freed_memory()
         self._mpi = MPI
         self._comm, duplicated = comm.Idup()  # our tags are ours alone
         while not duplicated.Test():  # until every rank has come here

@@ -29,6 +29,7 @@ from transports.base import Frame, PeerGone, Received, TransportError, valid_nam
 from transports.curve import Anyone, Curve, Origin
 from transports.endpoints import Ipc, Tcp, parse
 from transports.keys import KeyPair
+from transports.malloc import keep_freed_memory
 
 _MESSAGE, _HELLO = b"m", b"h"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
@@ -91,6 +92,7 @@ class ZeroMQTransport:
             name: parse(address) for name, address in peers.items() if address is not None
         }
         own = parse(listen)
+        keep_freed_memory()
         self._context = zmq.Context()
         self._closed = False
         self._links: dict[zmq.Socket[bytes], _Dealer] = {}  # by monitor
@@ -107,6 +109,7 @@ class ZeroMQTransport:
     def _open(self, own: Tcp | Ipc, announce: str | None) -> None:
         self._poller = zmq.Poller()
         self._ready: deque[zmq.Socket[bytes]] = deque()
+        self._unpolled, self._look_at = 0, 0.0  # messages; when to look after links
         self._senders: dict[zmq.Socket[bytes], Origin] = {}  # of a DEALER or a SUB: the other end
         self._published_at: dict[str, tuple[Origin, str]] = {}  # what each SUB is connected to
         self._routes: dict[str, tuple[Origin, bytes]] = {}  # to who has connected to our ROUTER
@@ -254,7 +257,7 @@ class ZeroMQTransport:
             raise PeerGone(to, "not a peer of this federation")
         ways = self._ways[to]
         for way in ways:
-            if way is not None and self._is_connected(way):
+            if way is not None and (way.connected or self._is_connected(way)):
                 over, parts = way.dealer, [_MESSAGE, *frames]
             elif way is None and to in self._routes:
                 over, parts = self._router, [self._routes[to][1], _MESSAGE, *frames]
@@ -285,17 +288,19 @@ class ZeroMQTransport:
         deadline = time.monotonic() + timeout_s
         looked = False
         while True:
-            # One message of every socket that has some before a second one of any.
+            # Sockets that have something take turns, for a few messages between two polls.
             while self._ready:
-                if (message := self._read(self._ready.popleft())) is not None:
+                ready = self._ready.popleft()
+                if (message := self._read(ready)) is not None:
+                    self._unpolled += 1
+                    if self._unpolled < 4:
+                        self._ready.append(ready)
                     return message
             left_s = max(0.0, deadline - time.monotonic())
             if looked and not left_s:
                 return None  # even if strangers keep the sockets busy
             looked = True
-            self._look_after_links()
-            events = self._poller.poll(math.ceil(min(left_s, _GIVEN_UP_S) * 1000))
-            self._ready.extend(ready for ready, _ in events if ready not in self._links)
+            self._poll(left_s)
 
     def close(self, linger_s: float = 5.0) -> None:
         if not self._closed:
@@ -329,6 +334,17 @@ class ZeroMQTransport:
             if link.connected:
                 self._greet(link.dealer)
         return link.connected
+
+    def _poll(self, timeout_s: float) -> None:
+        self._unpolled = 0  # messages since
+        if time.monotonic() >= self._look_at:
+            self._look_after_links()
+            self._look_at = time.monotonic() + _GIVEN_UP_S
+        for ready, _ in self._poller.poll(math.ceil(min(timeout_s, _GIVEN_UP_S) * 1000)):
+            if (link := self._links.get(ready)) is not None:
+                self._is_connected(link)
+            else:
+                self._ready.append(ready)
 
     def _look_after_links(self) -> None:
         """Greet who is new, and connect where libzmq gave up: refused, or answered with noise."""
