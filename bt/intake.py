@@ -106,7 +106,7 @@ class Intake:
         for at, values in floats_in(self._schema, begin, data):
             if not is_sane(values):
                 name = _bad_tensor(self._schema, at, values)
-                raise Refused(f"tensor {shown(name)} holds NaN, infinity or more than {LARGEST:g}")
+                raise Refused(f"tensor {shown(name)} holds NaN, infinity or absurd values")
         self._rule.add(begin, data, merge.announced.samples)
         if incoming.copy is not None:
             incoming.copy.body()[begin : begin + data.nbytes] = data

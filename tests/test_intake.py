@@ -135,12 +135,13 @@ def test_without_samples_ones_own_stays_out_whatever_it_is() -> None:
         assert found["n"] == 5
 
 
-def test_finite_values_whose_sum_is_not_are_merged() -> None:
-    largest = torch.full((100,), torch.finfo(torch.float32).max)
-    own = FlatWeights.of({"w": largest})
+def test_values_so_large_that_averages_could_overflow_are_refused() -> None:
+    own = FlatWeights.of({"w": torch.ones(100)})
     coming = intake(own)
-    coming.take(whole_of(FlatWeights.of({"w": largest / 2})))
+    coming.take(whole_of(FlatWeights.of({"w": torch.full((100,), 1e18)})))
     assert coming.finish().is_finite()
+    with pytest.raises(Refused, match="absurd"):
+        intake(own).take(whole_of(FlatWeights.of({"w": torch.full((100,), 1e20)})))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_values_that_are_not_finite_are_named(bad: float) -> None:
     for name, at in (("a", 0), ("a", 4), ("b", 0), ("b", 3)):
         other = SMALL.copy()
         other.tensors()[name][at] = bad
-        assert refused(whole_of(other)) == f"tensor '{name}' holds NaN or infinity"
+        assert refused(whole_of(other)) == f"tensor '{name}' holds NaN, infinity or absurd values"
 
 
 @patient
@@ -289,7 +290,7 @@ def test_they_are_seen_in_every_range(name: str, at: int, seed: int) -> None:
         for merge in ranges(announced, whole, cut(random.Random(seed))):
             coming.take(merge)
 
-    with pytest.raises(Refused, match=f"tensor '{name}' holds NaN or infinity"):
+    with pytest.raises(Refused, match=f"tensor '{name}' holds NaN, infinity or absurd values"):
         take_all()
 
 
@@ -305,8 +306,8 @@ def test_a_damaged_byte_anywhere_is_refused(data: st.DataObject) -> None:
     if at >= image.header_bytes(SMALL.schema):
         assert line in (
             "its weights were damaged on the way: the checksum is wrong",
-            "tensor 'a' holds NaN or infinity",
-            "tensor 'b' holds NaN or infinity",
+            "tensor 'a' holds NaN, infinity or absurd values",
+            "tensor 'b' holds NaN, infinity or absurd values",
         )
 
 

@@ -91,11 +91,11 @@ def test_who_asks_for_what_is_said() -> None:
 
 
 @given(st.integers(0, 1 << 30))
-def test_a_range_is_about_a_quarter_of_the_credit(credit: int) -> None:
+def test_a_range_is_about_a_third_of_the_credit(credit: int) -> None:
     nbytes = Link(credit).range_bytes
     assert nbytes % GRAIN == 0
     assert GRAIN <= nbytes <= LARGEST_RANGE
-    assert nbytes == GRAIN or 4 * nbytes <= credit
+    assert nbytes == GRAIN or 3 * nbytes <= credit
 
 
 # --- what is taken

@@ -2,9 +2,7 @@
 
 Every peer binds a ROUTER and connects a DEALER to every other peer it has an address of. Each of
 these connections carries messages both ways, so one of two peers needs no reachable address.
-Version announcements go out over PUB/SUB: at the ipc path plus ".pub", or at a tcp port; each peer
-tells the others which in a "hello" when they meet. An announcement is a hint; who can't get them
-still learns everything by asking.
+Announcements are hints, sent over PUB/SUB at a place that peers tell each other in a "hello".
 
 On the wire a message is one multipart message: a tag, then the frames. Its sender is who
 transports/curve.py finds at the other end of the connection, never one the message claims.
@@ -316,8 +314,8 @@ class ZeroMQTransport:
             # Sends what is queued within the linger. In a thread, because once in some thousand
             # times libzmq does not come back from it, and leaving must not take for ever.
             leave = {"linger": round(linger_s * 1000)}
-            ending = threading.Thread(target=self._context.destroy, kwargs=leave, daemon=True)
-            ending.start()
+            end = self._context.destroy
+            (ending := threading.Thread(target=end, kwargs=leave, daemon=True)).start()
             ending.join(linger_s + 1.0)
 
     # ---
@@ -391,11 +389,11 @@ class ZeroMQTransport:
     def _hear(self, sender: Origin, port: bytes) -> None:
         """A hello: `sender` publishes at this port of the host we know it by."""
         address = self._addresses.get(sender.name)
-        short = len(port) <= 5  # int() refuses thousands of digits
         if isinstance(address, Ipc) and port == _BESIDE:
             self._subscribe(sender, address.pub)
-        if isinstance(address, Tcp) and short and port.isdigit() and 0 < int(port) < 65536:
-            self._subscribe(sender, Tcp(address.host, int(port)))
+        number = int(port) if len(port) <= 5 and port.isdigit() else 0
+        if isinstance(address, Tcp) and 0 < number < 65536:
+            self._subscribe(sender, Tcp(address.host, number))
 
     def _check_open(self) -> None:
         if self._closed:
