@@ -17,6 +17,7 @@ BENCHMARKS = {  # the module whose run() does it
     "merge": "benchmarks.merge",
     "round": "benchmarks.round",
     "links": "benchmarks.slow",
+    "beside": "benchmarks.beside",
 }
 app = typer.Typer(
     name="bench",
@@ -58,6 +59,12 @@ def a_round(
 ) -> None:
     """Rounds of several processes without training: where the seconds go."""
     _finish(bench(["round"], quick=quick, as_json=as_json, peers=peers))
+
+
+@app.command()
+def beside(quick: Quick = False, as_json: Json = False) -> None:
+    """Serving beside training: what each costs the other."""
+    _finish(bench(["beside"], quick=quick, as_json=as_json))
 
 
 @app.command()

@@ -124,13 +124,15 @@ def _schema(nbytes: int) -> Schema:
 def runner_of(
     kind: type[_R],
     transport: Transport,
-    own: FlatWeights,
+    trainer: Nothing,
     rounds: int,
     choose: Callable[[Link], str] = lambda link: messages.PLAIN,
+    *,
+    waits: bool = True,
     **real: object,
 ) -> _R:
-    """A runner that trains nothing; its disk and log are nothing either unless `real`."""
-    schema = own.schema
+    """A runner whose disk and log are nothing unless `real`; `waits`: for peers not yet there."""
+    schema = trainer.weights().schema
     peer = Peer(
         transport.me,
         transport.peers,
@@ -139,26 +141,25 @@ def runner_of(
         rounds=rounds,
         image_bytes=image.nbytes(schema),
         header_bytes=image.header_bytes(schema),
-        timing=Timing(patience_s=1e9),
+        timing=Timing(patience_s=1e9, **({} if waits else {"ping_s": 0.1})),
         choose=choose,
     )
-    nothing: Any = Nothing(transport.me, own)
-    doing: dict[str, Any] = {"checkpoints": nothing, "log": nothing, **real}
+    doing: dict[str, Any] = {"checkpoints": trainer, "log": trainer, **real}
     limits = messages.Limits(_LIMIT)
-    runner = kind(peer, transport, nothing, epochs=1, limits=limits, **doing)
+    runner = kind(peer, transport, trainer, epochs=1, limits=limits, **doing)
     return runner
 
 
 @contextmanager
-def _client(places: Sequence[str]) -> Iterator[Transport]:
+def client(places: Sequence[str], me: str = CLIENT) -> Iterator[Transport]:
     """A transport connected to all `places`, of which every one has answered."""
     told = [place.split(" ") for place in places]
     peers: dict[str, str | None] = {name: address for address, name, *_ in told}
     secure = {name: keys for _, name, *keys in told if keys}
     with tempfile.TemporaryDirectory() as folder:
         transport = ZeroMQTransport(
-            CLIENT,
-            f"ipc://{folder}/{CLIENT}",
+            me,
+            f"ipc://{folder}/{me}",
             peers,
             max_message_bytes=_LIMIT,
             # who serves has made our keys
@@ -167,15 +168,15 @@ def _client(places: Sequence[str]) -> Iterator[Transport]:
         )
         with closing(transport):
             for name in peers:
-                _wait_for(transport, name)
+                _wait_for(transport, name, me)
             yield transport
 
 
-def _wait_for(transport: Transport, name: str) -> None:
+def _wait_for(transport: Transport, name: str, me: str) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline:
         with suppress(PeerGone):
-            transport.send(name, messages.encode(messages.Ping(CLIENT)))
+            transport.send(name, messages.encode(messages.Ping(me)))
             return
         transport.recv(0.01)
     raise TimeoutError(f"{name} can't be reached")
@@ -227,25 +228,26 @@ class _Trainee(Runner):
 
 def serve(place: str, nbytes: int, say: Say) -> None:
     """A peer: answers pings and pulls of one published model, until killed."""
-    transport = _listen(place, say)
-    runner_of(_Server, transport, weights(nbytes, model.THEIRS), rounds=1).forever()
+    transport = listen(place, [CLIENT], say)
+    theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
+    runner_of(_Server, transport, theirs, rounds=1).forever()
 
 
 def serve_changing(place: str, nbytes: int, say: Say) -> None:
     """The same, of a model that has changed by each time that it is asked for."""
-    transport = _listen(place, say)
-    theirs, step = weights(nbytes, model.THEIRS), weights(nbytes, model.OWN)
-    runner_of(_Trainee, transport, theirs, rounds=1).alternate(step)
+    transport = listen(place, [CLIENT], say)
+    theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
+    runner_of(_Trainee, transport, theirs, rounds=1).alternate(weights(nbytes, model.OWN))
 
 
-def _listen(place: str, say: Say) -> Transport:
+def listen(place: str, clients: Sequence[str], say: Say) -> Transport:
     """A transport that listens there; `say` hears the place a client needs to know."""
     name, curve = f"b{os.getpid()}", place.startswith("curve")
     mine, theirs = KeyPair.new(), KeyPair.new()
     transport = ZeroMQTransport(
         name,
         place.replace("curve://", "tcp://"),
-        {CLIENT: None},
+        dict.fromkeys(clients),
         max_message_bytes=_LIMIT,
         insecure=True,
         keys=mine if curve else None,
@@ -263,13 +265,13 @@ def pull_and_merge(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
     Own weights stay as they are, so that every call does the same. Returns the merged values in
     pieces, in order: [flat float32 array].
     """
-    with _client(places) as transport:
+    with client(places) as transport:
         yield _pull(transport, nbytes)
 
 
 def _pull(transport: Transport, nbytes: int) -> Pull:
     own = weights(nbytes, model.OWN)
-    puller = runner_of(_Puller, transport, own, _FOREVER)
+    puller = runner_of(_Puller, transport, Nothing(transport.me, own), _FOREVER)
     puller._resume()
     return lambda: [values.numpy() for _, values in puller.pull_all().floats()]
 
@@ -278,11 +280,11 @@ def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextM
     """As pull_and_merge, with --compression; from `serve_changing`. Nothing to verify: lossy."""
 
     @contextmanager
-    def client(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
-        with _client(places) as transport:
+    def coded(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+        with client(places) as transport:
             choose = chooser(setting, nbytes)
             own = weights(nbytes, model.OWN)
-            puller = runner_of(_Puller, transport, own, _FOREVER, choose)
+            puller = runner_of(_Puller, transport, Nothing(transport.me, own), _FOREVER, choose)
             puller._resume()
             puller.pull_all()  # plainly: there is no base yet
 
@@ -291,7 +293,7 @@ def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextM
 
             yield once
 
-    return client
+    return coded
 
 
 pull_none = _pull_coded("none")
@@ -306,7 +308,7 @@ pull_auto = _pull_coded("auto")
 def ping(places: Sequence[str], nbytes: int) -> Iterator[Pinger]:
     """A peer connected to the one at `places`: asks which version it has, hears the answer."""
     limits = messages.Limits(_LIMIT)
-    with _client(places) as transport:
+    with client(places) as transport:
         (to,) = transport.peers
 
         def ask() -> None:
@@ -353,7 +355,8 @@ def publish(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
 def mpi_serve(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
     """Rank 1, a peer of rank 0: each call answers one pull."""
     with _rank(comm) as transport:
-        server = runner_of(_Puller, transport, weights(nbytes, model.THEIRS), rounds=1)
+        theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
+        server = runner_of(_Puller, transport, theirs, rounds=1)
         server._resume()
 
         def answer() -> None:

@@ -62,7 +62,20 @@ class Round:
     rounds: int
 
 
-Case = Transfer | Ping | Round
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Training and serving at once, and a peer that does neither."""
+
+    steps_per_s: float  # of training alone
+    steps_per_s_serving: float
+    share: float  # of the speed alone that is left
+    pull_ms: float
+    ping_p50_ms: float  # of a third peer, meanwhile
+    ping_p99_ms: float
+    idle_core: float  # share of a core
+
+
+Case = Transfer | Ping | Round | Beside
 
 
 @dataclass

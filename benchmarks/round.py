@@ -56,7 +56,7 @@ def peer(number: int, folder: str, peers: int, nbytes: int, say: Say) -> None:
     product.runner_of(
         Runner,
         transport,
-        weights,
+        product.Nothing(transport.me, weights),
         ROUNDS,
         checkpoints=CheckpointFile(mine / "checkpoint.safetensors"),
         log=log,

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Found, Ping, Round, Transfer
+from benchmarks.results import Beside, Found, Ping, Round, Transfer
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -25,6 +25,18 @@ def show(console: Console, title: str, found: Found) -> None:
         for name, one in rounds.items():
             parts = (one.ms, one.ping_ms, one.transfer_ms, one.persist_ms, one.rest_ms)
             table.add_row(name, *map(_short, parts), str(one.rounds))
+        console.print(table)
+    besides = {name: case for name, case in found.cases.items() if isinstance(case, Beside)}
+    if besides:
+        columns = ["steps/s", "serving", "share", "pull ms", "ping p50", "p99 ms", "idle core"]
+        table = _table("beside training", besides, columns)
+        for name, both in besides.items():
+            rates = (both.steps_per_s, both.steps_per_s_serving)
+            times = (both.pull_ms, both.ping_p50_ms, both.ping_p99_ms)
+            idle = f"{both.idle_core:.2%}"
+            table.add_row(
+                name, *map(_short, rates), f"{both.share:.0%}", *map(_short, times), idle
+            )
         console.print(table)
     for name, reason in found.skipped.items():
         console.print(f"{name}: not measured: {reason}", style="dim")
