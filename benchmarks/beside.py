@@ -6,6 +6,7 @@ the product does: a training thread beside the loop. Then others pull that as fa
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -26,6 +27,7 @@ from bt.trainer import FitMetrics
 from transports import messages
 
 BATCH, SIDE, FILTERS, CLASSES = 4, 96, 16, 20
+TRAINING_CORE = 0  # for the training alone: who pulls is on another machine, as a rule
 PULLER, PINGER = "a", "c"
 
 
@@ -55,6 +57,8 @@ class Steps(product.Nothing):
         images = torch.rand(BATCH, 1, SIDE, SIDE)
         truth = torch.randint(CLASSES, (BATCH, SIDE, SIDE))
         counter = np.memmap(self._steps, np.int64, "r+", shape=(1,))
+        if os.cpu_count() != 1:
+            os.sched_setaffinity(threading.get_native_id(), {TRAINING_CORE})
         while not stop():
             loss = torch.nn.functional.cross_entropy(network(images), truth)
             adam.zero_grad()
@@ -67,6 +71,7 @@ class Steps(product.Nothing):
 def train_and_serve(place: str, nbytes: int, steps: str, say: Say) -> None:
     """A peer in the middle of a fine-tune that never ends."""
     torch.set_num_threads(1)
+    _stay_off(TRAINING_CORE)  # and so does every thread made from here
     transport = product.listen(place, [PULLER, PINGER], say)
     trainer = Steps(transport.me, nbytes, Path(steps))
     product.runner_of(Runner, transport, trainer, rounds=10**6, waits=False).run()
@@ -110,6 +115,12 @@ def _measure(nbytes: int, seconds: float) -> Beside:
     )
 
 
+def _stay_off(core: int) -> None:
+    """Keep this thread, and those it makes, to the other cores."""
+    if others := os.sched_getaffinity(0) - {core}:
+        os.sched_setaffinity(0, others)
+
+
 def _rate(counter: np.memmap[tuple[int], np.dtype[np.int64]], seconds: float) -> float:
     began, at = int(counter[0]), time.monotonic()
     time.sleep(seconds)
@@ -123,6 +134,8 @@ def _pull_and_ping(
     seconds: float,
 ) -> tuple[list[float], list[float], float]:
     """Seconds of every pull and every ping, and steps per second meanwhile."""
+    everywhere = os.sched_getaffinity(0)
+    _stay_off(TRAINING_CORE)
     pulls: list[float] = []
     pings: list[float] = []
     ended = threading.Event()
@@ -149,6 +162,7 @@ def _pull_and_ping(
         rate = (int(counter[0]) - steps) / (time.monotonic() - began)
         ended.set()
         asking.join()
+    os.sched_setaffinity(0, everywhere)
     if not pings:
         raise Failed("no ping was answered")
     return pulls, pings, rate

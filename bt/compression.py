@@ -337,7 +337,7 @@ def _decompress(body: memoryview, nbytes: int) -> memoryview:
         claimed = zstandard.get_frame_parameters(body).content_size
         if claimed != nbytes:
             raise BadEncoding(f"the zstd frame claims {claimed} bytes, expected {nbytes}")
-        frame = zstandard.ZstdDecompressor(max_window_size=max(nbytes, 1024))
+        frame = zstandard.ZstdDecompressor(max_window_size=min(max(nbytes, 1024), 1 << 27))
         return memoryview(frame.decompress(body, allow_extra_data=False))
     except zstandard.ZstdError as exc:
         raise BadEncoding(f"the zstd frame is broken: {exc}") from exc

@@ -76,7 +76,7 @@ class PeerView:
                 self.version = str(event["version"])
                 self.started = self.last_fit = event["time"]
                 return f"starts at version {self.version} with {counted(event['samples'], 'scan')}"
-            case "pull" if self.state == "training":
+            case "pull" if "peer" in event and self.state == "training":
                 self.state = "pulling"
             case "weights":
                 if "from" in event:

@@ -100,6 +100,8 @@ class Reader:
         if pull.base is None or pull.base not in self.has:
             return None
         asked = (pull.digest, pull.base, pull.encoding)
+        if self._asked is not None and self._asked != asked and self._asked[0] == pull.digest:
+            return None  # coding costs: each image once
         if asked != self._asked:
             base = self.has[pull.base]
             self.has = {pull.base: base}

@@ -103,13 +103,16 @@ class Intake:
             data = data[self._header :]
             incoming.copy = FlatWeights.empty(self._schema) if merge.keep else None
         begin = max(merge.weights.offset - self._header, 0)
+        self._check_values(begin, data)
+        self._rule.add(begin, data, merge.announced.samples)
+        if incoming.copy is not None:
+            incoming.copy.body()[begin : begin + data.nbytes] = data
+
+    def _check_values(self, begin: int, data: memoryview) -> None:
         for at, values in floats_in(self._schema, begin, data):
             if not is_sane(values):
                 name = _bad_tensor(self._schema, at, values)
                 raise Refused(f"tensor {shown(name)} holds NaN, infinity or absurd values")
-        self._rule.add(begin, data, merge.announced.samples)
-        if incoming.copy is not None:
-            incoming.copy.body()[begin : begin + data.nbytes] = data
 
     def _fold_difference(
         self, merge: events.Merge, incoming: _Incoming, named: str
@@ -124,6 +127,7 @@ class Intake:
             _check(model, merge.announced)
         except messages.MessageError as exc:
             raise Refused(str(exc)) from exc
+        self._check_values(0, weights.body())
         self._rule.add(0, weights.body(), merge.announced.samples)
         return events.Merged(sender, kept=self._bases.keep(sender, digest, weights))
 
@@ -135,6 +139,6 @@ def _check(model: image.Model, announced: messages.Version) -> None:
 
 
 def _bad_tensor(schema: Schema, begin: int, values: Tensor) -> str:
-    """Name of the tensor that holds the first value that is not finite."""
+    """Name of the tensor that holds the first value that is not sane."""
     at = begin + int((values.abs() <= LARGEST).int().argmin()) * values.itemsize
     return next(name for name, (first, end) in schema.offsets.items() if first <= at < end)

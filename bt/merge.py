@@ -89,6 +89,8 @@ class WeightedMean:
     def finish(self) -> FlatWeights:
         if self._own is None or self._mean is None:
             raise RuntimeError("start() comes before finish()")
+        if min(self._samples, default=0) < 0 <= max(self._samples, default=0):
+            raise RuntimeError("a model was added in part")
         merged = self._own.copy() if max(self._samples, default=-1) < 0 else self._mean
         self._own = self._mean = None
         return merged

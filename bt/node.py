@@ -30,7 +30,7 @@ from bt.transfer import LARGEST_RANGE
 from bt.weights import FlatWeights
 from transports import image
 from transports.base import Transport
-from transports.messages import Limits
+from transports.messages import PLAIN, Limits
 
 _SMALL_MESSAGE_BYTES = 1 << 20
 
@@ -163,6 +163,7 @@ class Node:
                 epochs=self._config.train.epochs,
                 limits=Limits(max_message_bytes=message_limit(weights)),
                 description=self._description,
+                differences=federation.compression != PLAIN,
             )
             if self._stop_reason is not None:
                 self._runner.stop(self._stop_reason)

@@ -19,28 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from bt.events import (
-    Aggregate,
-    Event,
-    Instruction,
-    Leave,
-    Merge,
-    Merged,
-    Note,
-    PeerGone,
-    Persist,
-    Persisted,
-    Publish,
-    Received,
-    Rejected,
-    RoundDue,
-    Send,
-    Serve,
-    StartOver,
-    Tick,
-    Train,
-    Trained,
-)
+from bt import events
+from bt.events import Event, Instruction
 from bt.others import Other, Timing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
@@ -99,7 +79,8 @@ class Peer:
         about = NEVER_TRAINED, self.samples, self.schema, self.state
         self._told = messages.Version(self.me, *about)  # the latest announcement
         self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
-        self._now = self._done_at = 0.0
+        self._now = 0.0
+        self._done_at: float | None = None
 
     def resume(self, version: Version, vector: VersionVector) -> None:
         """Go on from a checkpoint; before the first event, and before `digest` is set."""
@@ -159,37 +140,39 @@ class Peer:
         """Take an event that happened at `now` (seconds, any origin); say what to do."""
         out: list[Instruction] = []
         self._now = now
+        if self.state != "training" and self._done_at is None:
+            self._done_at = now  # it was done before it was started again
         match event:
-            case RoundDue():
+            case events.RoundDue():
                 self._start_round(now, out)
-            case Received(message):
+            case events.Received(message):
                 self._receive(message, now, out)
-            case PeerGone(peer, reason):
+            case events.PeerGone(peer, reason):
                 self._lost(peer, reason, now, out)
-            case Rejected(peer, reason):
+            case events.Rejected(peer, reason):
                 self._set_aside(peer, reason, now, out)
-            case Merged():
+            case events.Merged():
                 self._confirm_merge(event, now, out)
-            case Trained():
+            case events.Trained():
                 self._finish_training(out)
-            case Persisted(digest):
+            case events.Persisted(digest):
                 self.digest = digest if self.version.count else None  # random weights are nobody's
-                out.append(Publish(self.announcement()))
-            case Leave():
+                out.append(events.Publish(self.announcement()))
+            case events.Leave():
                 self.state = "leaving"
-                out.append(Publish(self.announcement()))
-            case Tick():
+                out.append(events.Publish(self.announcement()))
+            case events.Tick():
                 pass
         self._advance(now, out)
         return out
 
     # Events -----------------------------------------------------------------------------------
     def _start_round(self, now: float, out: list[Instruction]) -> None:
-        if not self.ready:
+        if self.phase is not Phase.IDLE:
             raise RuntimeError("a round is due only when the peer is ready")
+        if not self.ready:
+            return  # not any more: a peer to wait for has come back this very moment
         self._pulls.begin([])
-        for other in self._others.values():
-            other.failures = 0
         if self.schedule.merges(self):
             self.phase = Phase.PINGING
             self._ping_all(now, out)
@@ -203,9 +186,9 @@ class Peer:
         other.heard_at = now
         match message:
             case messages.Ping():
-                out.append(Send(sender, self.answer(sender)))
+                out.append(events.Send(sender, self.answer(sender)))
             case messages.Pull():
-                out.append(Serve(message))
+                out.append(events.Serve(message))
             case messages.Version():
                 self._awaited.pop(sender, None)  # not before: its own ping tells no version
                 self._learn(other, message, now, out)
@@ -246,7 +229,7 @@ class Peer:
         self._told_of_loss.add(sender)
         self.version = Version(seen.incarnation + 1, self.version.count)
         self.digest = None  # until it is served under its new version
-        out.append(Persist())
+        out.append(events.Persist())
 
     def _take(self, message: messages.Weights, now: float, out: list[Instruction]) -> None:
         try:
@@ -262,13 +245,13 @@ class Peer:
         if transfer is not None:
             own_samples = self.samples if self.version.count else 0
             keep = transfer.encoding != messages.PLAIN
-            out.append(Merge(message, transfer.announced, own_samples, transfer.base, keep))
+            out.append(events.Merge(message, transfer.announced, own_samples, transfer.base, keep))
 
     def _drop_pull(self, peer: str, out: list[Instruction]) -> None:
         if self._pulls.drop(peer):
-            out.append(StartOver())
+            out.append(events.StartOver())
 
-    def _confirm_merge(self, merged: Merged, now: float, out: list[Instruction]) -> None:
+    def _confirm_merge(self, merged: events.Merged, now: float, out: list[Instruction]) -> None:
         other = self._others[merged.peer]
         other.base = merged.kept
         if merged.refused is not None:
@@ -288,7 +271,7 @@ class Peer:
         other.gone = True
         self._awaited.pop(peer, None)
         self._drop_pull(peer, out)
-        out.append(Note("gone", peer, reason))
+        out.append(events.Note("gone", peer, reason))
 
     def _set_aside(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
         other = self._others[peer]
@@ -296,7 +279,7 @@ class Peer:
         other.strikes += 1
         self._awaited.pop(peer, None)
         self._drop_pull(peer, out)
-        out.append(Note("reject", peer, reason))
+        out.append(events.Note("reject", peer, reason))
 
     def _finish_training(self, out: list[Instruction]) -> None:
         if self.phase is not Phase.TRAINING:
@@ -308,7 +291,7 @@ class Peer:
         if self.version.count >= self.rounds:
             self.state = "done"
             self._done_at = self._now
-        out.append(Persist())  # and announced once it is on disk
+        out.append(events.Persist())  # and announced once it is on disk
 
     # What follows -----------------------------------------------------------------------------
     def _advance(self, now: float, out: list[Instruction]) -> None:
@@ -330,6 +313,8 @@ class Peer:
 
     def _start_pulls(self, now: float) -> None:
         self.phase = Phase.PULLING
+        for other in self._others.values():
+            other.failures = 0
         self._pulls.begin([peer for peer in self._others if self._has_news(peer, now)])
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
@@ -340,7 +325,9 @@ class Peer:
             elif now >= transfer.progress_at + self.timing.pull_s:
                 reason = f"sent no weights for {self.timing.pull_s:g} s"
                 self._set_aside(peer, reason, now, out)
-            elif transfer.stalled(now, self.timing.stall_s):
+            elif transfer.overdue(now, self.timing.pull_s):
+                self._set_aside(peer, "sends its model too slowly", now, out)
+            elif transfer.stalled(now, self.timing.stall_s, self.timing.pull_s / 3):
                 transfer.rewind(now)
         out += self._pulls.ask(self._others, lambda peer: self._has_news(peer, now), now)
         if self._pulls.running and now >= self._retry_at:
@@ -351,22 +338,26 @@ class Peer:
             self._aggregating = False
             self.phase = Phase.IDLE
             self.state = "finished"
-            out += [Aggregate(dict(self._pulls.merged)), Publish(self.announcement())]
+            out += [
+                events.Aggregate(dict(self._pulls.merged)),
+                events.Publish(self.announcement()),
+            ]
         else:
             self._train(out)
 
     def _train(self, out: list[Instruction]) -> None:
         self.phase = Phase.TRAINING
-        out.append(Train(self.version.count, tuple(self._pulls.merged)))
+        out.append(events.Train(self.version.count, tuple(self._pulls.merged)))
 
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""
+        done_at = now if self._done_at is None else self._done_at
         waiting_for = [
             other.known.state if other.known else "training"
             for other in self._others.values()
             if not other.gone
             and now >= other.aside_until
-            and now < max(other.moved_at, self._done_at) + self.timing.patience_s
+            and now < max(other.moved_at, done_at) + self.timing.patience_s
         ]
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True
@@ -392,7 +383,7 @@ class Peer:
     def _ping(self, peers: Sequence[str], now: float, out: list[Instruction]) -> None:
         busy = self.phase is Phase.PINGING or self.phase is Phase.PULLING
         self._retry_at = now + (self.timing.retry_s if busy else self.timing.heartbeat_s)
-        out += [Send(peer, messages.Ping(self.me)) for peer in peers]
+        out += [events.Send(peer, messages.Ping(self.me)) for peer in peers]
 
     def _next_deadline(self) -> float | None:
         if self.phase is Phase.TRAINING or self.ready or self.finished:

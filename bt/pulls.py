@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bt.events import Send
 from bt.others import Other
-from bt.transfer import Link, Transfer
+from bt.transfer import MOST_CREDIT, Link, Transfer
 from bt.versions import Version, VersionVector
 from transports import messages
 
@@ -43,7 +43,10 @@ class Pulls:
     def ask(
         self, others: Mapping[str, Other], wanted: Callable[[str], bool], now: float
     ) -> list[Send]:
-        """Start transfers of those still `wanted`; ask for what the links have room for."""
+        """Start transfers of those still `wanted`; ask for what the links have room for.
+
+        All together never have more on its way than one alone on a fast link.
+        """
         while self.waiting and len(self.running) < self.at_once:
             peer = self.waiting.pop(0)
             known = others[peer].known
@@ -53,11 +56,12 @@ class Pulls:
                 if transfer.encoding != messages.PLAIN:
                     transfer.base = others[peer].base
                 self.running[peer] = transfer
-        return [
-            Send(peer, pull)
-            for peer, transfer in self.running.items()
-            for pull in transfer.ask(now)
-        ]
+        room = MOST_CREDIT - sum(transfer.coming for transfer in self.running.values())
+        sends = []
+        for peer, transfer in self.running.items():
+            sends += [Send(peer, pull) for pull in transfer.ask(now, max(room, 0))]
+            room = MOST_CREDIT - sum(transfer.coming for transfer in self.running.values())
+        return sends
 
     def take(self, weights: messages.Weights, now: float) -> Transfer | None:
         """The transfer that this range is the next one of, if any. Raises Gone, Misfit."""

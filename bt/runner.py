@@ -1,7 +1,8 @@
 """The only loop: a transport, a clock and one training thread around a Peer.
 
 The calling thread owns the transport and the protocol and answers others at any time; the
-training thread owns the trainer. Between them goes one job at a time.
+training thread owns the trainer. Between them goes one job at a time; checkpoints are written by
+a third thread.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bt import events
@@ -67,6 +68,7 @@ class Runner:
         epochs: int,
         limits: messages.Limits,
         description: dict[str, Any] | None = None,
+        differences: bool = False,
         rule: Callable[[], MergeRule] = WeightedMean,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -84,15 +86,17 @@ class Runner:
         self._intake: Intake | None = None  # of the round going on
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
         self._served: FlatWeights | None = None  # the snapshot, once it is on the shelf
-        self._shelf = Shelf()
+        self._shelf = Shelf(differences=differences)
         self._bases = Bases()
         self._job: Future[Any] | None = None
-        self._job_began_at = float("-inf")
-        self._saving = False
+        self._saving: Future[float] | None = None
+        self._began_at = float("-inf")  # when something last went to the pool
         self._job_done: Callable[[Any], None] = lambda result: None
         self._events: deque[events.Event] = deque()
         self._pulled_at: dict[str, float] = {}  # peer -> when its weights were asked for
         self._pinged: set[str] = set()  # who has not answered yet
+        self._told: dict[str, messages.Version] = {}  # what each peer last said of itself
+        self._readers: dict[str, str] = {}  # peer -> digest of what it last asked for
         self._outcome = Outcome("finished", {}, self._snapshot)
         self._totals = self._outcome.totals
         self._totals.update(dict.fromkeys(TOTALS, 0))
@@ -108,10 +112,10 @@ class Runner:
         started = self._clock()
         spent_before = self._totals["seconds"]
         evaluated = False
-        with ThreadPoolExecutor(1, thread_name_prefix="training") as self._pool:
+        with ThreadPoolExecutor(2) as self._pool:  # one job at a time, and one save
             try:
                 self._feed(events.Tick())
-                while not (self.peer.finished and self._job is None):
+                while not (self.peer.finished and self._job is self._saving is None):
                     if self._stop_reason is not None:
                         self._outcome.reason = self._stop_reason
                         break
@@ -130,6 +134,8 @@ class Runner:
                 if not self.peer.finished:
                     self._feed(events.Leave())
                 self._log.write("end", reason=self._outcome.reason, **self._totals)
+        if self._saving is not None:
+            self._saving.result()  # it has ended with the pool: a full disk must be told
         self._outcome.weights = self._snapshot
         self._outcome.version = self.peer.version
         self._outcome.samples = self.peer.samples
@@ -140,6 +146,9 @@ class Runner:
         if self._job is not None and self._job.done():
             job, self._job = self._job, None
             self._job_done(job.result())
+        if self._saving is not None and self._saving.done():
+            saving, self._saving = self._saving, None
+            self._keep_saved(saving.result())
         received = self._transport.recv(self._timeout_s())
         if received is not None:
             self._receive(received)
@@ -147,8 +156,8 @@ class Runner:
             self._feed(events.Tick())
 
     def _timeout_s(self) -> float:
-        timeout_s = _IDLE_POLL_S if self._job is None else _JOB_POLL_S
-        if self._clock() < self._job_began_at + _SHORT_JOB_S:
+        timeout_s = _IDLE_POLL_S if self._job is self._saving is None else _JOB_POLL_S
+        if self._clock() < self._began_at + _SHORT_JOB_S:
             timeout_s = _JOB_POLL_S / 10
         if self.peer.deadline is not None:
             timeout_s = min(timeout_s, max(0.0, self.peer.deadline - self._clock()))
@@ -168,8 +177,10 @@ class Runner:
             return
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
-            version = str(Version(*message.version))
-            self._log.write("version", from_=sender, version=version, state=message.state)
+            if self._told.get(sender) != replace(message, seen=None):
+                self._told[sender] = replace(message, seen=None)
+                version = str(Version(*message.version))
+                self._log.write("version", from_=sender, version=version, state=message.state)
         self._feed(events.Received(message))
 
     def _feed(self, event: events.Event) -> None:
@@ -202,8 +213,8 @@ class Runner:
                 self._intake = None
             case events.Train(update, peers):
                 self._totals["merged"] += len(peers)
-                merged = self._finish_merge()
-                self._start(lambda: self._fine_tune(merged, update), self._keep_fit)
+                start = self._finish_merge()
+                self._train(start, update, merged=start is not None)
             case events.Persist():
                 self._persist()
             case events.Aggregate(merged):
@@ -235,6 +246,10 @@ class Runner:
         if not answer.size:
             self._send(pull.sender, self.peer.answer(pull.sender))  # what there is instead
         sent = self._send(pull.sender, answer)
+        if answer.size and self._readers.get(pull.sender) != pull.digest:
+            self._readers[pull.sender] = pull.digest
+            version = str(Version(*self._shelf.version_of(pull.digest)))
+            self._log.write("pull", from_=pull.sender, version=version)
         if sent and answer.data and answer.offset + answer.data.nbytes == answer.size:
             version = str(Version(*self._shelf.version_of(pull.digest)))
             self._log.write("weights", peer=pull.sender, version=version, bytes=answer.size)
@@ -247,6 +262,7 @@ class Runner:
         try:
             merged = self._intake.take(merge)
         except Refused as exc:
+            self._bases.keep(sender, "", None)
             self._feed(events.Merged(sender, refused=str(exc)))
             return
         if merged is None:
@@ -272,21 +288,15 @@ class Runner:
             self._description,
             self.peer.me,
         )
-        if self._job is None:
-            self._start(lambda: self._save(state), self._keep_saved)
-            return
-        if self._saving:  # an older state must not be written after this one
-            wait([self._job])
-        self._keep_saved(self._save(state))  # beside a fine-tune: it was told of a lost disk
+        if self._saving is not None:
+            self._saving.result()  # an older state must not be written after this one
+        self._saving = self._pool.submit(self._save, state)
+        self._began_at = self._clock()
 
     def _save(self, state: Checkpoint) -> float:
         """Seconds it took."""
         started = self._clock()
-        self._saving = True
-        try:
-            self._checkpoints.save(state)
-        finally:
-            self._saving = False
+        self._checkpoints.save(state)
         return round(self._clock() - started, 4)
 
     def _keep_saved(self, seconds: float) -> None:
@@ -327,11 +337,18 @@ class Runner:
     def _start(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
         self._job = self._pool.submit(work)
         self._job_done = done
-        self._job_began_at = self._clock()
+        self._began_at = self._clock()
 
-    def _fine_tune(self, merged: FlatWeights | None, update: int) -> Any:
-        if merged is not None:
-            self._trainer.load(merged)
+    def _train(self, start: FlatWeights | None, update: int, *, merged: bool) -> None:
+        """Fine-tune from `start`; None: from where the trainer is."""
+        self._start(
+            lambda: self._fine_tune(start, update),
+            lambda result: self._keep_fit(result, update, merged=merged),
+        )
+
+    def _fine_tune(self, start: FlatWeights | None, update: int) -> Any:
+        if start is not None:
+            self._trainer.load(start)
         try:
             metrics = self._trainer.fit(
                 self._epochs, update, lambda: self._stop_reason is not None
@@ -340,15 +357,22 @@ class Runner:
             return None
         return self._trainer.weights(), metrics
 
-    def _keep_fit(self, result: tuple[FlatWeights, FitMetrics] | None) -> None:
+    def _keep_fit(
+        self, result: tuple[FlatWeights, FitMetrics] | None, update: int, *, merged: bool
+    ) -> None:
         if result is None:
             return
         weights, metrics = result
         if not weights.is_finite():
-            raise Diverged(
-                "training diverged: the model is no longer finite; lower --learning-rate, and "
-                "look at this peer's scans"
-            )
+            if not merged:
+                raise Diverged(
+                    "training diverged: the model is no longer finite; lower --learning-rate, "
+                    "and look at this peer's scans"
+                )
+            # A model of another peer may be finite and still ruin this one.
+            self._log.write("reject", reason="training on the merged model diverged: left out")
+            self._train(self._snapshot, update, merged=False)
+            return
         self._snapshot = weights
         self._totals["seconds_training"] += metrics.seconds
         self._log.write(

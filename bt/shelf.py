@@ -14,7 +14,7 @@ from bt.weights import FlatWeights
 from transports import image, messages
 
 PATIENCE_S = 60.0  # for a reader of an older image who asks for nothing more
-MOST_BYTES = 1 << 25  # in one answer
+MOST_BYTES = 1 << 23  # in one answer
 
 
 @dataclass
@@ -28,7 +28,8 @@ class _Image:
 class Shelf:
     """Images by digest; the last one put there is the current one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, differences: bool = True) -> None:
+        self._differences = differences  # whether to make any
         self._images: dict[str, _Image] = {}
         self._readers: dict[str, Reader] = defaultdict(Reader)  # those that ask for differences
 
@@ -63,7 +64,7 @@ class Shelf:
 
     def _coded(self, pull: messages.Pull, found: _Image) -> memoryview | None:
         """The image as a difference, if that is asked for and can be."""
-        if pull.encoding == messages.PLAIN:
+        if pull.encoding == messages.PLAIN or not self._differences:
             self._readers.pop(pull.sender, None)
             return None
         reader = self._readers[pull.sender]

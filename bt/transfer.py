@@ -18,6 +18,7 @@ GRAIN = 1 << 16  # bytes; ranges begin and end at multiples of it, counted from 
 LEAST_CREDIT = 2 * GRAIN
 MOST_CREDIT = 6 << 20
 LARGEST_RANGE = 1 << 21  # every message costs; much larger ones fall out of the caches
+LEAST_BYTES_PER_S = 1 << 13  # a link, or a peer, that is slower costs a round too much
 _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the round trip
 
 
@@ -66,9 +67,10 @@ class Transfer:
     size: int
     header: int
     link: Link
-    progress_at: float  # when something last arrived,
+    began_at: float
     encoding: str = messages.PLAIN  # wished for; the peer keeps what it sends as the next base
     base: str | None = None
+    progress_at: float = field(init=False)  # when something last arrived,
     asked_at: float = 0.0  # and when all that is missing was last asked for
     arrived: int = 0  # bytes
     asked: int = 0
@@ -76,15 +78,23 @@ class Transfer:
     _first: dict[int, float] = field(default_factory=dict)  # offset -> when it was first asked for
     _rewinds: int = 0  # since something arrived
 
+    def __post_init__(self) -> None:
+        self.progress_at = self.began_at
+
     @property
     def done(self) -> bool:
         """Whether every byte is here."""
         return self.arrived == self.size
 
-    def ask(self, now: float) -> list[messages.Pull]:
-        """As many ranges as the credit allows."""
-        pulls = []
-        while self.asked < self.size and self.asked - self.arrived < self.link.credit:
+    @property
+    def coming(self) -> int:
+        """Bytes asked for and not yet here."""
+        return self.asked - self.arrived
+
+    def ask(self, now: float, room: int = MOST_CREDIT) -> list[messages.Pull]:
+        """As many ranges as the credit allows, and as `room` bytes have place for."""
+        pulls, already = [], self.coming
+        while self.asked < self.size and self.coming < min(self.link.credit, already + room):
             if self.base is not None and self.asked and not self.arrived:
                 break
             length = self.link.range_bytes + (0 if self.asked else self.header)
@@ -109,14 +119,21 @@ class Transfer:
             raise Gone
         if not self._pending:
             return False
-        if not self._fits(answer):
-            if self.arrived and self.base is not None and answer.encoding == messages.PLAIN:
-                raise Gone  # the base was lost in the middle of a difference
+        coded = answer.encoding != messages.PLAIN
+        if coded and (self.base is None or answer.encoding != self.encoding):
+            return False  # to a question of an earlier transfer
+        if self.arrived and self.base is not None and not coded:
+            raise Gone  # it lost the base in the middle of a difference
+        fits = answer.size == self.size
+        if coded and not self.arrived:
+            fits = answer.size < self.size
+        if not fits:
             raise Misfit(f"sent a model of {answer.size} bytes, expected {self.size}")
         end, asked_at, arrived_then = self._pending[0]
         if answer.offset + answer.data.nbytes != min(end, answer.size):
             return False
         self._pending.popleft()
+        self.base = self.base if coded else None
         self.size = answer.size
         self.arrived = answer.offset + answer.data.nbytes
         first_asked_at = self._first.pop(answer.offset, asked_at)
@@ -127,19 +144,14 @@ class Transfer:
         self.progress_at = now
         return True
 
-    def _fits(self, answer: messages.Weights) -> bool:
-        """Whether it is of the size the image must have, or of less as a difference."""
-        if not self.arrived and self.base is not None and answer.encoding == self.encoding:
-            return answer.size < self.size
-        if not self.arrived:
-            self.base = None  # it comes plainly
-        coded = self.encoding if self.base is not None else messages.PLAIN
-        return answer.size == self.size and answer.encoding == coded
-
-    def stalled(self, now: float, patience_s: float) -> bool:
+    def stalled(self, now: float, patience_s: float, most_s: float) -> bool:
         """Whether nothing has come for longer than a slow link explains."""
         patience_s = max(patience_s, 2 * self.link.took_s) * 2 ** min(self._rewinds, 6)
-        return now >= max(self.progress_at, self.asked_at) + patience_s
+        return now >= max(self.progress_at, self.asked_at) + min(patience_s, most_s)
+
+    def overdue(self, now: float, patience_s: float) -> bool:
+        """Whether all of it has taken longer than over the slowest link that is of use."""
+        return now >= self.began_at + patience_s + self.size / LEAST_BYTES_PER_S
 
     def rewind(self, now: float) -> None:
         """Ask again for all that has not arrived, gently: it may all be still on its way."""

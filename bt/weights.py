@@ -11,6 +11,8 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -74,8 +76,12 @@ def _memory(nbytes: int) -> Tensor:
     Fresh memory costs as much as what is copied into it, and a peer needs a model's worth of it
     at every merge and every fine-tune.
     """
-    fitting = _spare.pop() if _spare else None
-    memory = np.empty(nbytes, np.uint8) if fitting is None or fitting.nbytes != nbytes else fitting
+    try:
+        memory = _spare.pop()
+    except IndexError:
+        memory = np.empty(0, np.uint8)
+    if memory.nbytes != nbytes:
+        memory = np.empty(nbytes, np.uint8)
     lease = memory[:]  # kept alive by the tensor and whatever is made of it
     weakref.finalize(lease, _take_back, memory).atexit = False
     return torch.from_numpy(lease)
@@ -104,8 +110,10 @@ class FlatWeights:
         """A copy of a module's state dict (or of named tensors), from any device and layout."""
         state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
         weights = cls.empty(schema_of(state))
-        for name, view in weights.tensors().items():
-            view.copy_(state[name].detach())
+        views = weights.tensors()
+        if views:
+            with torch.no_grad():
+                torch._foreach_copy_(list(views.values()), [state[name] for name in views])
         return weights
 
     @classmethod
@@ -115,10 +123,15 @@ class FlatWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Views by name, in the schema's shapes."""
-        views = {}
-        for spec in self.schema.specs:
-            begin, end = self.schema.offsets[spec.name]
-            views[spec.name] = self.buffer[begin:end].view(DTYPES[spec.dtype]).view(spec.shape)
+        views, begin = {}, 0
+        for dtype, group in groupby(self.schema.specs, key=attrgetter("dtype")):
+            specs = list(group)
+            end = begin + sum(spec.nbytes for spec in specs)
+            values = self.buffer[begin:end].view(DTYPES[dtype])
+            parts = torch.split(values, [math.prod(spec.shape) for spec in specs])
+            for spec, part in zip(specs, parts, strict=True):
+                views[spec.name] = part.view(spec.shape)
+            begin = end
         return views
 
     def floats(self, begin: int = 0, end: int | None = None) -> Iterator[Floats]:
@@ -185,10 +198,10 @@ def is_finite(values: Tensor) -> bool:
 
 def is_sane(values: Tensor) -> bool:
     """Whether no value is NaN, infinite or beyond LARGEST: such models can be averaged."""
-    # The sum of squares is finite only if all of that holds, and costs one pass without
-    # temporaries; where it overflows, a second look tells.
+    # So small a sum of squares has only such values, and costs one pass without temporaries;
+    # a larger one may have, too: a second look tells.
     if values.dtype in (torch.float32, torch.float64):
-        if math.isfinite(torch.dot(values, values).item()):
+        if torch.dot(values, values).item() <= LARGEST**2:
             return True
     return not values.numel() or bool(values.abs().amax() <= LARGEST)
 

@@ -290,3 +290,17 @@ def test_a_sequential_run_goes_on_without_a_peer_that_is_done_or_set_aside() -> 
     federation.feed("a", events.Rejected("c", "garbage"))
     federation.peers["c"].version = Version(0, 0)
     assert federation.peers["a"].ready
+
+
+def test_a_done_peer_that_is_restarted_waits_for_the_others_whatever_the_clock_says() -> None:
+    federation = Federation(AB, rounds=1)
+    federation.now = 10 * Timing().patience_s  # of a machine that has been up for long
+    federation.update("a")
+    federation.crash("a")
+    federation.restart("a")
+    assert not federation.aggregated
+    federation.update("b")
+    for _ in range(5):
+        federation.wait(1.0)
+        federation.deliver_all()
+    assert set(federation.aggregated["a"]) == {"b"}

@@ -6,7 +6,7 @@ import pytest
 
 from bt import events
 from bt.others import Timing
-from bt.transfer import GRAIN
+from bt.transfer import GRAIN, LEAST_BYTES_PER_S
 from bt.versions import Version
 from tests.simulated import HEADER_BYTES, IMAGE, IMAGE_BYTES, Federation, digest
 from transports import messages
@@ -136,3 +136,19 @@ def test_a_refused_merge_does_not_count() -> None:
     assert isinstance(merge, events.Merge)
     instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)
     assert instructions.index(events.StartOver()) < instructions.index(events.Train(0, ()))
+
+
+def test_a_peer_that_drips_costs_no_more_than_the_slowest_link_of_use() -> None:
+    federation = Federation(AB)
+    begin_pull(federation)
+    started = federation.now
+    least = IMAGE_BYTES / LEAST_BYTES_PER_S
+    while "a" not in federation.training:
+        waiting = [m for m in federation.flying if isinstance(m[2], messages.Weights)]
+        federation.flying = [m for m in federation.flying if m not in waiting]
+        federation.deliver_all()
+        for transfer in federation.peers["a"]._pulls.running.values():
+            transfer.progress_at = federation.now  # as if a range came
+        federation.wait(1.0)
+    assert federation.now - started <= Timing().pull_s + least + 2
+    assert federation.notes[-1][1].reason == "sends its model too slowly"

@@ -71,16 +71,23 @@ class Peers:
         self._pool = ThreadPoolExecutor(len(names))
         self._logs: list[EventLog] = []
 
-    def start(self, name: str, trainer: FakeTrainer, rounds: int = 2) -> Future[Outcome]:
+    def start(
+        self,
+        name: str,
+        trainer: FakeTrainer,
+        rounds: int = 2,
+        save: Callable[[Any], None] | None = None,
+    ) -> Future[Outcome]:
         others = [other for other in self.names if other != name]
         sizes = image.nbytes(SCHEMA), image.header_bytes(SCHEMA)
         peer = Peer(name, others, trainer.samples, SCHEMA.hash, rounds, *sizes, timing=self.timing)
         log = EventLog(self.folder / name / "events.jsonl")
         self._logs.append(log)
         transport = self.network.join(name)
-        runner = Runner(
-            peer, transport, trainer, self.checkpoint(name), log, epochs=1, limits=LIMITS
-        )
+        checkpoint = self.checkpoint(name)
+        if save is not None:
+            checkpoint.save = save  # type: ignore[method-assign]
+        runner = Runner(peer, transport, trainer, checkpoint, log, epochs=1, limits=LIMITS)
         self.runners[name] = runner
 
         def run() -> Outcome:
@@ -325,3 +332,38 @@ def test_others_are_answered_from_the_last_model_while_it_trains(peers: Any) -> 
     assert saved is not None
     assert saved.version == Version(0, 1)
     assert saved.weights.tensors()["w"].tolist() == [1, 1, 1]
+
+
+def test_a_model_that_ruins_the_training_is_left_out_and_the_peer_goes_on(peers: Any) -> None:
+    federation = peers(("a", "b"))
+    sensitive = FakeTrainer()
+
+    def diverge(update: int, stop: Stop) -> None:
+        if sensitive.values.abs().max() > 100:
+            sensitive.values = torch.full((3,), float("nan"))
+
+    sensitive.during_fit = diverge
+    futures = [
+        federation.start("a", sensitive, rounds=3),
+        federation.start("b", FakeTrainer(samples=9, step=1e6), rounds=3),
+    ]
+    outcome, _ = map(result, futures)
+    assert outcome.reason == "finished"
+    assert outcome.weights.tensors()["w"].tolist() == [3, 3, 3]
+    assert federation.events("a", "reject")
+
+
+def test_a_full_disk_is_told_even_when_it_fills_at_the_end(peers: Any) -> None:
+    federation = peers(("a", "b"), ping_s=0.05)
+    trainer = FakeTrainer()
+    saving = threading.Event()
+
+    def fail(checkpoint: object) -> None:
+        saving.set()
+        federation.runners["a"].stop("left")
+        raise OSError("No space left on device")
+
+    future = federation.start("a", trainer, save=fail)
+    assert saving.wait(TIMEOUT_S)
+    with pytest.raises(OSError, match="No space left"):
+        result(future)

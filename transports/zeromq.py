@@ -318,8 +318,6 @@ class ZeroMQTransport:
             (ending := threading.Thread(target=end, kwargs=leave, daemon=True)).start()
             ending.join(linger_s + 1.0)
 
-    # ---
-
     def _is_connected(self, link: _Dealer) -> bool:
         """Whether this connection stands, by what its monitor has seen until now.
 
@@ -366,7 +364,8 @@ class ZeroMQTransport:
         parts = [part.buffer]
         while part.more:  # all parts come at once
             part = ready.recv(zmq.NOBLOCK, copy=False)
-            parts.append(part.buffer)
+            if len(parts) < 64:  # no message of ours has as many
+                parts.append(part.buffer)
         if ready is self._router:
             sender = self._ends.who(first)
             if sender is None:
