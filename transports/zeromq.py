@@ -142,10 +142,13 @@ class ZeroMQTransport:
         made.setsockopt(zmq.RECONNECT_IVL, 100)  # ms, doubling up to
         made.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         made.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
-        # Half-open connections end. A frame has to cross within the timeout: nothing that could
-        # answer a heartbeat passes it on its connection.
-        made.setsockopt(zmq.HEARTBEAT_IVL, 5000)
-        made.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+        # Half-open connections end, seen to by the system: libzmq's own heartbeats end the process
+        # if the other end hangs up while we have not read what it sent (4.3.5, "!_io_error").
+        made.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)  # s
+        made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+        made.setsockopt(zmq.TCP_KEEPALIVE_CNT, 4)
+        made.setsockopt(zmq.TCP_MAXRT, 60_000)  # ms, for what is on its way
         return made
 
     def _bind(self, made: zmq.Socket[bytes], where: Tcp | Ipc) -> str:
