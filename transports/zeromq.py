@@ -142,12 +142,11 @@ class ZeroMQTransport:
         made.setsockopt(zmq.RECONNECT_IVL, 100)  # ms, doubling up to
         made.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         made.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
-        # Half-open connections end, seen to by the system: libzmq's own heartbeats end the process
-        # if the other end hangs up while we have not read what it sent (4.3.5, "!_io_error").
+        # For half-open connections. Not libzmq's heartbeats: they end the process if the other end
+        # hangs up while we have not read what it sent (4.3.5, "!_io_error").
         made.setsockopt(zmq.TCP_KEEPALIVE, 1)
         made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)  # s
         made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
-        made.setsockopt(zmq.TCP_KEEPALIVE_CNT, 4)
         made.setsockopt(zmq.TCP_MAXRT, 60_000)  # ms, for what is on its way
         return made
 
@@ -314,11 +313,10 @@ class ZeroMQTransport:
                     link.dealer.close(linger=0)
             for subscriber in self._subscribers.values():
                 subscriber.close(linger=0)
-            # Sends what is queued within the linger. In a thread, because once in some thousand
-            # times libzmq does not come back from it, and leaving must not take for ever.
+            # In a thread: once in some thousand times libzmq does not come back from lingering.
             leave = {"linger": round(linger_s * 1000)}
-            end = self._context.destroy
-            (ending := threading.Thread(target=end, kwargs=leave, daemon=True)).start()
+            ending = threading.Thread(target=self._context.destroy, kwargs=leave, daemon=True)
+            ending.start()
             ending.join(linger_s + 1.0)
 
     def _is_connected(self, link: _Dealer) -> bool:
@@ -340,10 +338,10 @@ class ZeroMQTransport:
             self._look_after_links()
             self._look_at = time.monotonic() + _GIVEN_UP_S
         for ready, _ in self._poller.poll(math.ceil(min(timeout_s, _GIVEN_UP_S) * 1000)):
-            if (link := self._links.get(ready)) is not None:
-                self._is_connected(link)
-            else:
+            if (link := self._links.get(ready)) is None:
                 self._ready.append(ready)
+            else:
+                self._is_connected(link)
 
     def _look_after_links(self) -> None:
         """Greet who is new, and connect where libzmq gave up: refused, or answered with noise."""
