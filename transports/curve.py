@@ -74,11 +74,13 @@ class Curve:
         peers: Collection[str],
         peer_keys: Mapping[str, Collection[str]],
     ) -> None:
+        if not zmq.has("curve"):
+            raise TransportError("this libzmq can't do CURVE: install pyzmq from a wheel")
         self._own = own
         self._peers = peers
         self._names: dict[str, str] = {}  # by key; replaced, not changed: a thread reads it
-        for name in (*peers, *peer_keys):
-            self.admit(name, peer_keys.get(name, ()))
+        for name, keys in peer_keys.items():
+            self.admit(name, keys)
         # A thread, so that others can connect while nobody calls the transport. The ones of
         # pyzmq run asyncio to do the same. The context's own sockets are closed by whoever ends
         # it; this one, by its thread when that happens.

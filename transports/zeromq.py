@@ -219,8 +219,8 @@ class ZeroMQTransport:
         self._ends.call(subscriber, peer.key)
         self._senders[subscriber] = peer
         self._published_at[peer.name] = (peer, str(address))
-        self._link(subscriber, address)
         self._poller.register(subscriber, zmq.POLLIN)
+        self._link(subscriber, address)
 
     def _unsubscribe(self, name: str) -> None:
         if (old := self._subscribers.pop(name, None)) is not None:
@@ -231,8 +231,8 @@ class ZeroMQTransport:
     def admit(self, name: str, keys: Collection[str]) -> None:
         """From now on the peer `name` is who holds one of `keys`; nobody, if there are none.
 
-        Whoever held another one is not heard and sent nothing any more. Raises TransportError,
-        and changes nothing, if a key is not valid or another peer's, or there are none at all.
+        Whoever held another one is not heard any more, and sent nothing but what is on its way.
+        Raises TransportError and changes nothing if a key is none or another peer's, or without keys.
         """
         self._check_open()
         before = self._ends.keys(name)
