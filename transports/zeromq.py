@@ -232,7 +232,7 @@ class ZeroMQTransport:
         """From now on the peer `name` is who holds one of `keys`; nobody, if there are none.
 
         Whoever held another one is not heard any more, and sent nothing but what is on its way.
-        Raises TransportError and changes nothing if a key is none or another peer's, or without keys.
+        Raises TransportError and changes nothing if a key can't be theirs, or without keys.
         """
         self._check_open()
         before = self._ends.keys(name)
