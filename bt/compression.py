@@ -115,13 +115,6 @@ def decode(encoded: Encoded, base: FlatWeights, encoding: str) -> FlatWeights:
     return rebuilt
 
 
-def encoded_schema(schema: Schema, encoding: str) -> Schema | None:
-    """The tensors in which models of `schema` are coded; None with zstd: one U8 tensor "zstd" of
-    at most `largest_size` bytes. Raises BadEncoding for an unknown encoding."""
-    layout, _, packed = _layout(schema, encoding)
-    return None if packed else layout
-
-
 def largest_size(schema: Schema, encoding: str) -> int:
     """No body that codes a model of `schema` has more bytes: refuse larger ones unread. Raises
     BadEncoding for an unknown encoding."""

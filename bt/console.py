@@ -333,14 +333,3 @@ def print_findings(console: Console, report: Report) -> None:
         console.print(f"problem: {problem}", style="red", soft_wrap=True)
     if not report.problems:
         console.print("No problems found.", style="green")
-
-
-def print_timings(console: Console, title: str, seconds: Mapping[str, float], base: str) -> None:
-    """A benchmark's table: milliseconds, and the ratio to the case `base`."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(title)
-    table.add_column("ms", justify="right")
-    table.add_column(f"ratio to {base}", justify="right")
-    for name, taken in seconds.items():
-        table.add_row(name, f"{taken * 1e3:.2f}", f"{taken / seconds[base]:.2f}")
-    console.print(table)

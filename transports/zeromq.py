@@ -231,8 +231,7 @@ class ZeroMQTransport:
     def admit(self, name: str, keys: Collection[str]) -> None:
         """From now on the peer `name` is who holds one of `keys`; nobody, if there are none.
 
-        Whoever held another one is not heard any more, and sent nothing but what is on its way.
-        Raises TransportError and changes nothing if a key can't be theirs, or without keys.
+        Whoever held another one is not heard any more. Raises TransportError, changing nothing.
         """
         self._check_open()
         before = self._ends.keys(name)
@@ -377,7 +376,8 @@ class ZeroMQTransport:
             sender = self._senders[ready]
         tag = bytes(parts[0]) if parts else b""
         if tag == _HELLO and len(parts) == 2:
-            self._hear(sender, bytes(parts[1]))
+            with suppress(zmq.ZMQError, TransportError):  # it is only a hint
+                self._hear(sender, bytes(parts[1]))
             if ready is self._router:
                 self._greet(ready, route)
         return Received(sender.name, tuple(parts[1:])) if tag == _MESSAGE else None
