@@ -8,6 +8,7 @@ from bt.data.labels import LabelError
 from bt.data.scan import DataError
 from bt.modelfile import BadModelFile
 from bt.precision import NoSuchDevice
+from bt.report.study import ReportError
 from bt.rundir import RunFolderError
 from bt.runner import Diverged
 from bt.trainer import NothingToTrainOn
@@ -25,6 +26,7 @@ USER_ERRORS = (
     NoSuchDevice,
     NothingToTrainOn,
     OSError,  # a full disk, a missing permission, a file that is not there
+    ReportError,
     RunFolderError,
     ScanError,
     TransportError,

@@ -70,7 +70,8 @@ def train_under_mpi(settings: Callable[[], Config], out: Path | None, *, as_json
                 console.print(STOPPING)
             with console.status("Evaluating the aggregated model"):
                 results = gather(run, Path(told["out"]), ended, time.monotonic() - started)
-            code = finish(results, Path(told["out"]), console, as_json=as_json)
+            network = run.config.model.name
+            code = finish(results, Path(told["out"]), network, console, as_json=as_json)
         _wait(comm.Ibarrier())
         return code
     except USER_ERRORS as exc:

@@ -24,6 +24,7 @@ from bt.federation import Prepared, gather, prepare
 from bt.localrun import run_processes, run_threads
 from bt.node import make_trainer
 from bt.precision import Precision
+from bt.report.cli import report_of_run
 
 EXIT_CODES = {"finished": 0, "failed": 1, "merged nobody": 3, "interrupted": 130}
 
@@ -45,7 +46,7 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
         ended = start(run, folder, console)
     with console.status("Evaluating the aggregated model"):
         results = gather(run, folder, ended, time.monotonic() - started)
-    return finish(results, folder, console, as_json=as_json)
+    return finish(results, folder, config.model.name, console, as_json=as_json)
 
 
 def settle_precision(run: Prepared, console: Console) -> Precision:
@@ -60,12 +61,16 @@ def settle_precision(run: Prepared, console: Console) -> Precision:
     return precision
 
 
-def finish(results: dict[str, Any], folder: Path, console: Console, *, as_json: bool) -> int:
-    """Show the results and where they are. Returns the exit code."""
+def finish(
+    results: dict[str, Any], folder: Path, network: str, console: Console, *, as_json: bool
+) -> int:
+    """Show the results and where they are, and write the report. Returns the exit code."""
     print_results(console, results)
     paths = [("results", folder / "results.json"), ("config as run", folder / "config.toml")]
     if results["aggregated"] is not None:
         paths.insert(0, ("aggregated model", folder / "aggregated.safetensors"))
+    if (page := report_of_run(folder, network, console)) is not None:
+        paths.append(("report", page))
     print_paths(console, paths)
     ended = results["ended"]
     if ended == "finished" and not any(peer["merged"] for peer in results["peers"].values()):

@@ -1,0 +1,66 @@
+"""The command line of bt report, and the report at the end of bt train."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bt import options as opt
+
+_EXTRA = "pip install 'braintorrent[report]'"
+_NEEDED = ("matplotlib", "jinja2")
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_EXPERIMENT", help="Its folder.", show_default=False)
+    ],
+    network: opt.Model = None,
+) -> None:
+    """Write report.html, one page with everything a run or an experiment found, into its folder.
+
+    [bold]bt report runs/demo[/]
+    """
+    from bt.console import make_console, print_paths
+    from bt.report.study import ReportError
+
+    if missing := _missing():
+        raise ReportError(f"bt report needs {' and '.join(missing)}: {_EXTRA}")
+    from bt.report.page import write_report
+
+    console = make_console()
+    with console.status("Writing the report"):
+        path, study = write_report(folder, network)
+    for sentence in study.missing:
+        console.print(sentence, style="yellow", soft_wrap=True)
+    print_paths(console, [("report", path)])
+
+
+def report_of_run(folder: Path, network: str | None, console: Console) -> Path | None:
+    """The page of a run that has just ended. None, and one line, where there is none.
+
+    The run's results are on disk by now: whatever is wrong here must not make it a failed one.
+    """
+    if _missing():
+        console.print(f"No report.html: it takes {_EXTRA}, then bt report {folder}",
+                      style="dim", soft_wrap=True)  # fmt: skip
+        return None
+    from bt.errors import printable
+    from bt.report.page import write_report
+
+    try:
+        with console.status("Writing the report"):
+            return write_report(folder, network)[0]
+    except Exception as exc:
+        why = " ".join(printable(f"{type(exc).__name__}: {exc}").split())
+        console.print(f"No report.html ({why}); the run itself is whole",
+                      style="yellow", soft_wrap=True)  # fmt: skip
+        return None
+
+
+def _missing() -> list[str]:
+    return [name for name in _NEEDED if find_spec(name) is None]
