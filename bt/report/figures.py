@@ -5,7 +5,7 @@ A line or a point is the mean over seeds; bands and bars are from the lowest to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ from bt.report.study import FEDAVG, ONLY_CLIENT, Division, Method, Point, Scores
 from bt.wording import counted
 
 MB = 1e6
+Rows = dict[str, tuple[style.Look, list[Scores]]]  # label -> scores of every group, to spread
 _AGGREGATED, _CLIENTS = "aggregated model", "mean of the clients' own models"
 
 
@@ -105,10 +106,10 @@ def _curve(axes: Axes, method: Method, at: Callable[[Point], float | None]) -> N
     if not rows:
         return
     look = style.look(method.name)
-    x, mean, low, high = zip(*rows, strict=True)
-    axes.fill_between(x, low, high, color=look.colour, alpha=0.16, linewidth=0)
+    at_x, mean, low, high = (list(column) for column in zip(*rows, strict=True))
+    axes.fill_between(at_x, low, high, color=look.colour, alpha=0.16, linewidth=0)
     axes.plot(
-        x, mean, color=look.colour, marker=look.marker, linestyle=look.line, label=look.label
+        at_x, mean, color=look.colour, marker=look.marker, linestyle=look.line, label=look.label
     )
 
 
@@ -129,16 +130,14 @@ def per_structure(study: Study) -> list[Picture]:
     """Dice of every structure by method."""
     methods = list(study.main.methods.values())
     names = [
-        name for name in study.structures if any(mean_of(m.of_structure(name)) is not None
-                                                 for m in methods)
-    ]  # fmt: skip
+        name
+        for name in study.structures
+        if any(mean_of(method.of_structure(name)) is not None for method in methods)
+    ]
     if not names:
         return []
     if study.is_experiment:
-        rows = {
-            style.look(m.name).label: (style.look(m.name), [m.of_structure(n) for n in names])
-            for m in methods
-        }
+        rows = _rows(methods, [[m.of_structure(n) for n in names] for m in methods])
     else:
         rows = _aggregated_and_peers(methods[0], names)
     figure = Figure(figsize=(5.4, 1.3 + max(len(names), 2) * (0.12 + 0.085 * len(rows))))
@@ -153,12 +152,15 @@ def per_structure(study: Study) -> list[Picture]:
     return [Picture("structures", title, caption, alt, style.to_png(figure))]
 
 
-def _aggregated_and_peers(
-    method: Method, names: Sequence[str]
-) -> Mapping[str, tuple[style.Look, list[Scores]]]:
+def _rows(methods: Sequence[Method], scores: Sequence[list[Scores]]) -> Rows:
+    looks = [style.look(method.name) for method in methods]
+    return {look.label: (look, of_one) for look, of_one in zip(looks, scores, strict=True)}
+
+
+def _aggregated_and_peers(method: Method, names: Sequence[str]) -> Rows:
     of_peers = method.client_structures[0] if method.client_structures else {}
     peers = [tuple(scores.get(name) for scores in of_peers.values()) for name in names]
-    rows = {}
+    rows: Rows = {}
     if any(mean_of(method.structures.get(name, ())) is not None for name in names):
         aggregated = [method.structures.get(name, ()) for name in names]
         rows["aggregated"] = (style.look(method.name), aggregated)
@@ -178,10 +180,7 @@ def per_client(study: Study) -> list[Picture]:
     if not methods or not study.is_experiment:
         return []
     names = list(division.clients)
-    rows = {
-        style.look(m.name).label: (style.look(m.name), [m.of_client(n) for n in names])
-        for m in methods
-    }
+    rows = _rows(methods, [[m.of_client(n) for n in names] for m in methods])
     figure = Figure(figsize=(5.4, 3.7))
     axes = figure.add_subplot()
     _dots(axes, _client_labels(division), rows, horizontal=False)
@@ -204,7 +203,7 @@ def _client_labels(division: Division) -> list[str]:
 def _dots(
     axes: Axes,
     names: Sequence[str],
-    rows: Mapping[str, tuple[style.Look, list[Scores]]],
+    rows: Rows,
     *,
     horizontal: bool,
 ) -> None:
@@ -222,10 +221,12 @@ def _dots(
                 below.append(max(0.0, middle - min(known)))
                 above.append(max(0.0, max(known) - middle))
         x, y = (mean, at) if horizontal else (at, mean)
+        whiskers = [below, above]
         axes.errorbar(
             x,
             y,
-            **{"xerr" if horizontal else "yerr": [below, above]},
+            xerr=whiskers if horizontal else None,
+            yerr=None if horizontal else whiskers,
             fmt=look.marker,
             color=look.colour,
             label=label,
@@ -248,13 +249,11 @@ def _dots(
         axes.grid(visible=False, axis="x")
     for one, _ in pairwise(range(len(names))):  # between groups
         (axes.axhline if horizontal else axes.axvline)(one + 0.5, color="#EEF1F4", linewidth=0.8)
-    figure = axes.figure
     if len(rows) > 1:
-        figure.legend(loc="outside lower center" if False else "upper center",
-                      bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(rows)))  # fmt: skip
+        axes.figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(rows)))
 
 
-def _ends(names: Sequence[str], rows: Mapping[str, tuple[style.Look, list[Scores]]]) -> str:
+def _ends(names: Sequence[str], rows: Rows) -> str:
     """For the alt text: where each row is lowest and highest."""
     words = []
     for label, (_, scores) in rows.items():

@@ -168,7 +168,7 @@ def draw(volume: Volume, truth: Classes, predicted: Classes, colours: list[str])
     brightest = max(float(np.percentile(volume.image, 99.8)), 1e-6)
     for row, plane in zip(grid, PLANES, strict=True):
         at = _fullest(truth, plane.axis)
-        scan = as_picture(volume.image, plane, at) / brightest
+        scan = as_picture(volume.image, plane, at) / np.float32(brightest)
         label_maps = (None, truth, predicted)
         for axes, label_map in zip(row, label_maps, strict=True):
             found = None if label_map is None else as_picture(label_map, plane, at)

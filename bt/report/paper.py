@@ -40,7 +40,9 @@ _UNIFORM = {  # (clients, scans each), experiment 1
     (20, "1"): _row(0.570, 0.578, 0.687, 0.728),
 }
 _BANDS = _row(0.772, 0.851, 0.828, 0.864)  # experiment 2: 5 age bands, 1 to 9 scans
-_TEN_CLIENTS = {  # experiment 1 with 10 clients of 2 scans: Dice of each client's own model
+_TEN_CLIENTS: dict[
+    str, tuple[float, ...]
+] = {  # experiment 1 with 10 clients of 2 scans: Dice of each client's own model
     "braintorrent": (0.806, 0.781, 0.835, 0.818, 0.793, 0.819, 0.812, 0.771, 0.820, 0.817),
     "fedavg": (0.808, 0.794, 0.779, 0.789, 0.784, 0.770, 0.790, 0.784, 0.809, 0.814),
     "only-client": (0.570, 0.635, 0.578, 0.609, 0.526, 0.502, 0.603, 0.570, 0.513, 0.510),
@@ -57,4 +59,4 @@ def row_of(kind: str, division: Division) -> Row | None:
 def clients_of(kind: str, division: Division) -> dict[str, tuple[float, ...]]:
     """The paper's Dice per client by method, where it prints them for this setting."""
     matches = kind == "uniform" and (len(division.clients), division.scans_each) == (10, "2")
-    return _TEN_CLIENTS if matches else {}
+    return dict(_TEN_CLIENTS) if matches else {}

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -25,7 +26,7 @@ _CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
 _DPI = 200
 _LONGEST_NAME = 26
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -102,11 +103,11 @@ def _shade(colour: str, step: int) -> str:
         return colour
     towards = (1.0, 1.0, 1.0) if step % 2 else (0.0, 0.0, 0.0)
     share = min(0.75, 0.5 + 0.1 * (step // 3))
-    mixed = [
+    red, green, blue = (
         (1 - share) * own + share * other
         for own, other in zip(mpl.colors.to_rgb(colour), towards, strict=True)
-    ]
-    return mpl.colors.to_hex(mixed)
+    )
+    return mpl.colors.to_hex((red, green, blue))
 
 
 @contextmanager

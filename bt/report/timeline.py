@@ -34,10 +34,14 @@ def _began(histories: Mapping[str, History]) -> float:
     return min(h.began for h in histories.values() if h.began is not None)
 
 
+def _ended(histories: Mapping[str, History]) -> float:
+    fits = [fit.time for history in histories.values() for fit in history.fits]
+    return max(fits + [merge.time for h in histories.values() for merge in h.merges])
+
+
 def _unit(histories: Mapping[str, History]) -> tuple[float, str]:
     """Seconds in the unit that a run of this length is told in."""
-    times = [e.time for h in histories.values() for e in (*h.fits, *h.merges)]
-    lasted = max(times) - _began(histories)
+    lasted = _ended(histories) - _began(histories)
     if lasted < 300:
         return 1.0, "s"
     return (60.0, "min") if lasted < 3 * 3600 else (3600.0, "h")
@@ -58,9 +62,9 @@ def _training(histories: Mapping[str, History]) -> list[Picture]:
         axes = figure.add_subplot()
         ends = []
         for peer, history in trained.items():
-            fits = [fit for fit in history.fits if fit.dice is not None]
-            x = [fit.version if at == "version" else fit.bytes_in / MB for fit in fits]
-            dice = [fit.dice for fit in fits]
+            fits = [(fit, fit.dice) for fit in history.fits if fit.dice is not None]
+            x = [fit.version if at == "version" else fit.bytes_in / MB for fit, _ in fits]
+            dice = [score for _, score in fits]
             axes.plot(x, dice, marker="o", color=colours[peer], label=style.short(peer))
             ends.append(f"{peer} ends at {dice[-1]:.3f}")
         values = [fit.dice for h in trained.values() for fit in h.fits]
@@ -144,7 +148,7 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
     rows = math.ceil(len(histories) / columns)
     figure = Figure(figsize=(9.0, 0.7 + 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    last = max(e.time for h in histories.values() for e in (*h.fits, *h.merges))
+    last = _ended(histories)
     for axes in grid.flat[len(histories) :]:
         axes.set_visible(False)
     for axes, (name, history) in zip(grid.flat, histories.items(), strict=False):

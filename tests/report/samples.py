@@ -52,9 +52,7 @@ def experiment(
     if kind == "bands":
         settings["scans_per_client"] = [5, 9, 2, 1, 3][:clients]
         settings |= {"by": "age", "bands": [[10 * i + 15, 10 * i + 24] for i in range(clients)]}
-    methods = {
-        name: _method(random, name, levels, settings) for name, levels in LEVELS.items()
-    }
+    methods = {name: _method(random, name, levels, settings) for name, levels in LEVELS.items()}
     return {"settings": settings, "methods": methods, "comparisons": _comparisons(), "also": []}
 
 
