@@ -214,6 +214,7 @@ def _show(
     extent = (0.0, float(size_mm[plane.across]), 0.0, float(size_mm[plane.up]))  # mm
     axes.imshow(rgb, origin="lower", extent=extent, interpolation="nearest", aspect="equal")
     axes.set_axis_off()
+    axes.set_autoscale_on(False)  # the scale bar must not move the picture
     if label_map is not None:
         return
     left, right, top, bottom = plane.ends

@@ -195,7 +195,11 @@ def _costs(study: Study) -> Table:
     rows = []
     for name, method in study.main.methods.items():
         mean_seconds = mean_of(method.seconds)
-        cells = (style.look(name).label, megabytes(mean_of(method.bytes)), duration(mean_seconds))
+        cells = (
+            style.look(name).label,
+            megabytes(mean_of(method.bytes)),
+            duration(mean_seconds) or NOTHING,
+        )
         rows.append(Row((*cells, _aggregated(method)), colour=style.look(name).colour))
     note = (
         "Per training, mean over seeds. Moved: models sent between clients, or to and from the "

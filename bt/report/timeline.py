@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bt.report import style
@@ -171,9 +172,8 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
         lowest = [row for row in range(rows) if row * columns + column < len(histories)][-1]
         grid[lowest, column].set_xlabel(f"time since the start, {unit_name}")
         grid[lowest, column].tick_params(labelbottom=True)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    for handle in handles:
-        handle.set(linestyle="-", linewidth=2)
+    handles = [Line2D([], [], color=colours[source], linewidth=2) for source in sources]
+    labels = [style.short(source) for source in sources]
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
     caption = (
         "A panel per peer: its own version (thick), and of every other the last version it has "

@@ -173,7 +173,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert "0.625" in page.text
     assert "4.0 MB" not in page.text  # two peers with 4 MB each
     assert "8.0 MB" in page.text
-    assert "the scans are gone" in page.text
+    assert "no aggregated model was kept" in page.text
     made = {path.stem for path in (tmp_path / "run" / "report").iterdir()}
     assert {"timeline", "vectors", "training-rounds", "structures"} <= made
 
