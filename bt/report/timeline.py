@@ -162,7 +162,7 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
             own = source == name
             axes.step(
                 x, y, where="post", color=colours[source], linewidth=2.8 if own else 1.5,
-                label=style.short(source), linestyle="-" if own else "--",
+                linestyle="-" if own else "--",
             )  # fmt: skip
         axes.set_title(style.short(name))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
