@@ -55,7 +55,7 @@ def learning_curves(study: Study) -> list[Picture]:
             drawn = [m for m in drawn if any(p.bytes for c in m.curve for p in c)]
         if not drawn:
             continue
-        figure = Figure(figsize=(5.4, 3.7))
+        figure = Figure(figsize=(5.4, 3.7), layout="constrained")
         axes = figure.add_subplot()
         for method in drawn:
             _curve(axes, method, at)
@@ -67,7 +67,7 @@ def learning_curves(study: Study) -> list[Picture]:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         else:
             axes.set_xlim(left=0)
-        style.legend_below(axes, 3)
+        style.legend_below(figure, 3)
         caption = (
             f"Dice of the {_AGGREGATED} (for methods without one, {_CLIENTS}) on the "
             f"{counted(study.test_scans or 0, 'test scan')}; {spread}"
@@ -140,9 +140,11 @@ def per_structure(study: Study) -> list[Picture]:
         rows = _rows(methods, [[m.of_structure(n) for n in names] for m in methods])
     else:
         rows = _aggregated_and_peers(methods[0], names)
-    figure = Figure(figsize=(5.4, 1.3 + max(len(names), 2) * (0.12 + 0.085 * len(rows))))
+    height = 1.3 + max(len(names), 2) * (0.12 + 0.085 * len(rows))
+    figure = Figure(figsize=(5.4, height), layout="constrained")
     axes = figure.add_subplot()
     _dots(axes, names, rows, horizontal=True)
+    style.legend_below(figure, 3)
     title = "Dice per structure"
     spread = _spread_words(study) if study.is_experiment else "Whiskers: lowest and highest peer."
     caption = f"Of the {_AGGREGATED}; of methods without one, {_CLIENTS}. {spread}"
@@ -181,9 +183,10 @@ def per_client(study: Study) -> list[Picture]:
         return []
     names = list(division.clients)
     rows = _rows(methods, [[m.of_client(n) for n in names] for m in methods])
-    figure = Figure(figsize=(5.4, 3.7))
+    figure = Figure(figsize=(5.4, 3.7), layout="constrained")
     axes = figure.add_subplot()
     _dots(axes, _client_labels(division), rows, horizontal=False)
+    style.legend_below(figure, 3)
     title = "Dice per client"
     compared = ", ".join(rows)
     caption = (
@@ -249,8 +252,6 @@ def _dots(
         axes.grid(visible=False, axis="x")
     for one, _ in pairwise(range(len(names))):  # between groups
         (axes.axhline if horizontal else axes.axvline)(one + 0.5, color="#EEF1F4", linewidth=0.8)
-    if len(rows) > 1:
-        axes.figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(3, len(rows)))
 
 
 def _ends(names: Sequence[str], rows: Rows) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bt.errors import printable
@@ -135,6 +134,6 @@ def dice_range(values: Sequence[float | None]) -> tuple[float, float]:
     return max(0.0, least - margin), min(1.0, most + margin)
 
 
-def legend_below(axes: Axes, columns: int) -> None:
-    """Beneath the axes' labels, where it hides nothing."""
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=columns)
+def legend_below(figure: Figure, columns: int) -> None:
+    """Beneath the labels, where it hides nothing; the figure's layout must be constrained."""
+    figure.legend(loc="outside lower center", ncols=columns)

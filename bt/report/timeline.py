@@ -59,7 +59,7 @@ def _training(histories: Mapping[str, History]) -> list[Picture]:
         ("training-rounds", "Training, by round", "version (fine-tunes done)", "version"),
         ("training-bytes", "Training, by data received", "received by the peer, MB", "bytes"),
     ):
-        figure = Figure(figsize=(5.4, 3.7))
+        figure = Figure(figsize=(5.4, 3.7), layout="constrained")
         axes = figure.add_subplot()
         ends = []
         for peer, history in trained.items():
@@ -74,7 +74,7 @@ def _training(histories: Mapping[str, History]) -> list[Picture]:
         if at == "version":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(trained) <= _MOST_VECTORS:
-            style.legend_below(axes, 4)
+            style.legend_below(figure, 4)
         caption = (
             "Dice of each peer on its own training slices, while the weights still change: it "
             "tells how training goes, not how good the model is."
