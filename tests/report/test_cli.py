@@ -47,21 +47,29 @@ def test_without_the_extra_one_line_says_how_to_get_it(
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'braintorrent[report]'" in line
     screen = io.StringIO()
-    assert cli.report_of_run(tmp_path, "quicknat", Console(file=screen, width=200, markup=False)) is None
+    assert (
+        cli.report_of_run(tmp_path, "quicknat", Console(file=screen, width=200, markup=False))
+        is None
+    )
     (line,) = screen.getvalue().splitlines()
     assert "pip install 'braintorrent[report]'" in line
 
 
 def test_a_report_that_fails_is_a_line_not_a_failed_run(tmp_path: Path) -> None:
     screen = io.StringIO()
-    assert cli.report_of_run(tmp_path, "quicknat", Console(file=screen, width=300, markup=False)) is None
+    assert (
+        cli.report_of_run(tmp_path, "quicknat", Console(file=screen, width=300, markup=False))
+        is None
+    )
     assert "neither a run nor an experiment" in screen.getvalue()
 
 
 def test_a_run_ends_with_a_report_of_three_scans(tmp_path: Path, cohort: Path) -> None:
     config = change(Config(), SMALL | {"path": str(cohort)})
     screen = io.StringIO()
-    code = train(config, tmp_path / "run", Console(file=screen, width=200, markup=False), as_json=False)
+    code = train(
+        config, tmp_path / "run", Console(file=screen, width=200, markup=False), as_json=False
+    )
     assert code in (0, 3)
     assert "report.html" in screen.getvalue()
     made = {path.stem for path in (tmp_path / "run" / "report").iterdir()}
