@@ -29,6 +29,7 @@ class Checkpoint:
     totals: dict[str, float] = field(default_factory=dict)  # of TOTALS; absent: 0
     description: dict[str, Any] = field(default_factory=dict)  # of the model
     peer: str = ""  # whose state this is
+    joined_at: int = 0  # updates the others had when it came
 
 
 class CheckpointFile:
@@ -44,6 +45,7 @@ class CheckpointFile:
             "version": checkpoint.version,
             "vector": checkpoint.vector,
             "totals": checkpoint.totals,
+            "joined_at": checkpoint.joined_at,
         }
         write_model(self.path, checkpoint.weights, checkpoint.description | {"peer": state})
 
@@ -67,6 +69,7 @@ class CheckpointFile:
                 {_total(name): _amount(value) for name, value in state["totals"].items()},
                 description,
                 _name(state["name"]) if state.get("name") else "",
+                _version((0, state.get("joined_at", 0))).count,
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
             raise BadModelFile(f"{self.path} is not a peer's checkpoint") from exc

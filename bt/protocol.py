@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from statistics import median_low
 
 from bt import events
 from bt.events import Event, Instruction
@@ -64,6 +65,7 @@ class Peer:
     version: Version = field(default=NEVER_TRAINED, init=False)
     digest: str | None = field(default=None, init=False)  # of the image that is served
     vector: VersionVector = field(default_factory=dict, init=False)
+    joined_at: int = field(default=0, init=False)  # updates the others had when it came
     deadline: float | None = field(default=None, init=False)  # when a Tick is needed
     phase: Phase = field(default=Phase.IDLE, init=False)
     state: str = field(default="training", init=False)  # as told to the others
@@ -82,9 +84,10 @@ class Peer:
         self._now = 0.0
         self._done_at: float | None = None
 
-    def resume(self, version: Version, vector: VersionVector) -> None:
+    def resume(self, version: Version, vector: VersionVector, joined_at: int = 0) -> None:
         """Go on from a checkpoint; before the first event, and before `digest` is set."""
         self.version = version
+        self.joined_at = joined_at
         self.vector = dict(vector)
         if version.count >= self.rounds:
             self.state = "done"
@@ -347,7 +350,11 @@ class Peer:
 
     def _train(self, out: list[Instruction]) -> None:
         self.phase = Phase.TRAINING
-        out.append(events.Train(self.version.count, tuple(self._pulls.merged)))
+        merged = self._pulls.merged
+        if self.version.count == 0 and merged:  # no single peer decides; a liar's word is bounded
+            ahead = median_low(version.count for version in merged.values())
+            self.joined_at = min(ahead, self.rounds)
+        out.append(events.Train(self.joined_at + self.version.count, tuple(merged)))
 
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""

@@ -287,6 +287,7 @@ class Runner:
             dict(self._totals),
             self._description,
             self.peer.me,
+            self.peer.joined_at,
         )
         if self._saving is not None:
             self._saving.result()  # an older state must not be written after this one
@@ -328,7 +329,7 @@ class Runner:
             self._totals.update(checkpoint.totals)
             self._snapshot = checkpoint.weights
             self._trainer.load(self._snapshot)
-            self.peer.resume(checkpoint.version, checkpoint.vector)
+            self.peer.resume(checkpoint.version, checkpoint.vector, checkpoint.joined_at)
             if self.peer.version.count:
                 self.peer.digest = self._put_on_shelf()
         self._log.write("start", version=str(self.peer.version), samples=self.peer.samples)

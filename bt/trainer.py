@@ -60,8 +60,9 @@ class Trainer(Protocol):
         """Go on from these weights."""
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
-        """Fine-tune. `update` counts this peer's fine-tunes from 0: it decides the learning rate
-        and the order of the batches, so that a resumed run continues exactly.
+        """Fine-tune. `update` counts this peer's fine-tunes from 0, or, if it came late, from
+        those the others had: it decides the learning rate and the order of the batches, so that
+        a resumed run continues exactly.
 
         Raises Stopped soon after `stop()` says so.
         """

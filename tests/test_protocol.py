@@ -147,6 +147,31 @@ def test_a_peer_that_comes_back_is_asked_again() -> None:
     assert federation.update("a") == ("b",)
 
 
+def test_a_late_peer_goes_on_at_the_learning_rate_of_the_others() -> None:
+    federation = Federation(ABC, rounds=6)
+    federation.crash("c")
+    federation.update("b")
+    for _ in range(3):
+        federation.update("a")
+    federation.restart("c")
+    federation.update("c")  # merges version 3 and version 1: the lower median decides
+    federation.update("c")
+    federation.crash("c")
+    federation.restart("c")
+    federation.update("c")
+    assert federation.update_numbers == {"a": [1, 2, 3], "b": [0], "c": [1, 2, 3]}
+
+
+def test_a_liar_cannot_end_the_learning_of_a_late_peer() -> None:
+    federation = Federation(AB, rounds=6)
+    federation.crash("b")
+    federation.newest["b"] = Version(0, messages.MAX_VERSION)
+    federation.disk["b"] = federation.newest["b"], {}, 0
+    federation.restart("b")
+    assert federation.update("a") == ("b",)
+    assert federation.update_numbers["a"] == [6]
+
+
 def test_a_peer_that_dies_while_sending_leaves_the_round_without_it() -> None:
     federation = Federation(ABC)
     federation.update("b")
