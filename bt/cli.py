@@ -214,6 +214,7 @@ def peer(
             max_message_bytes=max_bytes,
             insecure=insecure,
         ),
+        neighbours=opt.neighbours(addresses),
     )
     raise typer.Exit(code)
 

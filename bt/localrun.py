@@ -18,6 +18,7 @@ from bt.data.cache import load_volumes
 from bt.federation import Prepared
 from bt.node import Node, make_trainer, peer_names
 from bt.peer import MERGED_NOBODY, STOPPING
+from bt.threads import threads_each
 from launchers.base import Command
 from launchers.local import LocalLauncher
 from transports.inproc import Network
@@ -70,7 +71,7 @@ def _peer_command(
             argv += ["--peer", f"{other}=ipc://{sockets / other}"]
     source = str(Path(bt.__file__).parents[1])  # a bare checkout runs too
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    env = {"OMP_NUM_THREADS": str(threads_each(len(names))), "PYTHONPATH": path}
     return Command(name, tuple(argv), env, out / name / "log.txt")
 
 
@@ -85,8 +86,8 @@ def _last_line(folder: Path) -> str:
 
 def run_threads(run: Prepared, out: Path, console: Console) -> str:
     """All peers in this process over in-process queues; how it ended, as in `gather`."""
-    torch.set_num_threads(1)  # the peers share the processors
     names = peer_names(run.config.federation.peers)
+    torch.set_num_threads(threads_each(len(names)))
     labels, data = run.cohort.labels, run.config.data
     test = load_volumes(run.split.test, labels, data.spacing_mm).volumes
     network = Network(names)

@@ -295,6 +295,11 @@ def addresses(
     return found
 
 
+def neighbours(addresses: dict[str, str]) -> int:
+    """How many of these peers are on this machine."""
+    return sum(parse(address).is_loopback for address in addresses.values())
+
+
 def _to_listen(option: str, address: str, *, insecure: bool) -> Tcp | Ipc:
     place = _endpoint(option, address)
     if isinstance(place, Tcp) and not insecure and not place.is_loopback:

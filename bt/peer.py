@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 
 from bt import rundir
@@ -22,6 +23,7 @@ from bt.data.scan import DataError, Scan
 from bt.federation import split_of
 from bt.files import write_atomic
 from bt.node import Node, load_usable, make_trainer
+from bt.threads import threads_each
 from bt.trainer import SegmentationTrainer
 from bt.wording import counted
 from launchers import lifeline
@@ -81,7 +83,8 @@ def build_trainer(config: Config, name: str, own: Own, console: Console) -> Segm
     console.print(
         f"{name}: {counted(len(volumes), 'training scan')}, "
         f"{counted(len(test_volumes), 'test scan')}, {counted(len(trainer.images), 'slice')}; "
-        f"{trainer.precision.name} on {trainer.precision.device} ({trainer.precision.reason})",
+        f"{trainer.precision.name} on {trainer.precision.device} ({trainer.precision.reason}), "
+        f"{counted(torch.get_num_threads(), 'thread')}",
         soft_wrap=True,
     )
     return trainer
@@ -95,9 +98,12 @@ def run(
     out: Path,
     console: Console,
     connect: Callable[[int], Transport],
+    *,
+    neighbours: int = 0,
 ) -> int:
     """Take part until the end. Returns the exit code: 0 unless the run merged nobody.
 
+    So many `neighbours` of the others are on the same machine, and share its processors.
     A launcher that holds a lifeline evaluates the aggregated model itself, once for all.
     """
     launched = lifeline.held()
@@ -105,6 +111,7 @@ def run(
     rundir.lock(out)
     if not launched:  # a launcher keeps the config of its run
         write_atomic(out / "config.toml", to_toml(config).encode())
+    torch.set_num_threads(threads_each(1 + neighbours))
     trainer = build_trainer(config, name, own, console)
     node = Node(name, others, out, config, own.labels)
     with stopping(node), following(console, {name: out}, config.federation.rounds):
