@@ -27,7 +27,7 @@ from bt.evaluation import Metrics, ScanScores, score, segment
 from bt.files import write_atomic
 from bt.modelfile import BadModelFile, read_model
 from bt.models import restore, seen_as
-from bt.precision import Precision, choose_device
+from bt.precision import Precision, choose_device, ran_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Model:
             found = segment(self.network, volume, self.view, self.precision)
             return to_scan_grid(found, volume)
         except (MemoryError, RuntimeError) as exc:
-            if isinstance(exc, RuntimeError) and "allocate" not in str(exc):
-                raise  # torch has no error of its own for too little memory on processors
+            if not ran_out_of_memory(exc):
+                raise
             raise ScanError(f"{volume.id}: {TOO_LARGE}") from exc
 
 
