@@ -86,7 +86,6 @@ class Stepped:
     plain_ms: float
     pipeline_share: float  # of a step: shuffling, cropping, batches
     batch: int  # slices
-    threads: int
     rounds: int
 
 
@@ -110,7 +109,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A scan segmented in one view and scored."""
+    """32 coronal slices of a scan segmented and scored."""
 
     s: float
     forward_s: float  # the network alone
