@@ -29,6 +29,7 @@ from bt.weights import FlatWeights
 
 PAPER_LEARNING_RATE = 1e-3
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+TRIAL_SIDE = 128  # pixels, to choose the precision on: whole slices of a scan take a minute
 SMALLEST_WINDOW = 64  # pixels; less shows too little of what surrounds a structure
 
 
@@ -108,7 +109,10 @@ class SegmentationTrainer:
         images = torch.from_numpy(slices.images)
         with naming_lack_of_memory(self.config):
             self.precision = choose_precision(
-                model, images[: self.config.batch_size], self.config.device, self.config.precision
+                model,
+                images[: self.config.batch_size, :, :TRIAL_SIDE, :TRIAL_SIDE],
+                self.config.device,
+                self.config.precision,
             )
         device = self.precision.device
         self.model = model.to(device)
