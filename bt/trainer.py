@@ -214,7 +214,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed for the next step.
 
     Otherwise glibc hands every large activation back to the kernel, to have it zeroed anew page
-    by page: a tenth to a sixth of a step. Other C libraries are left as they are.
+    by page. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
