@@ -18,18 +18,19 @@ BENCHMARKS = {  # the module whose run() does it
     "round": "benchmarks.round",
     "links": "benchmarks.slow",
     "beside": "benchmarks.beside",
+    "trainer": "benchmarks.trainer",
 }
 app = typer.Typer(
     name="bench",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="What moving and merging models costs, beside ceilings and the obvious ways.",
+    help="What training, moving and merging models costs, beside ceilings and the obvious ways.",
 )
 Json = Annotated[
     bool, typer.Option("--json", help="Results on standard output, all else on standard error.")
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Only 14 MB: each within a minute.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Only small models: each within a minute.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -65,6 +66,23 @@ def a_round(
 def beside(quick: Quick = False, as_json: Json = False) -> None:
     """Serving beside training: what each costs the other."""
     _finish(bench(["beside"], quick=quick, as_json=as_json))
+
+
+@app.command()
+def trainer(
+    quick: Quick = False,
+    as_json: Json = False,
+    scans: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also prepare and evaluate the first of these scans."),
+    ] = None,
+    accuracy: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also train on these in each precision; takes minutes."),
+    ] = None,
+) -> None:
+    """Training steps beside plain PyTorch; memory; preparing and evaluating scans."""
+    _finish(bench(["trainer"], quick=quick, as_json=as_json, scans=scans, accuracy=accuracy))
 
 
 @app.command()

@@ -75,7 +75,61 @@ class Beside:
     idle_core: float  # share of a core
 
 
-Case = Transfer | Ping | Round | Beside
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Training steps (forward, loss, backward, Adam), in turns with the plain network."""
+
+    ms: float  # a slice, in the precision that was chosen; medians
+    precision: str
+    times_faster: float  # than plain, in the same round
+    float32_times_faster: float
+    plain_ms: float
+    pipeline_share: float  # of a step: shuffling, cropping, batches
+    batch: int  # slices
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of a process that trains; what is neither weights nor data is mostly activations."""
+
+    peak_mb: float  # all of the process, torch included
+    weights_mb: float  # with gradients and Adam's two averages
+    data_mb: float
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A scan with its label map, read and preprocessed."""
+
+    s: float
+    cached_s: float  # the second time
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """32 coronal slices of a scan segmented and scored."""
+
+    s: float
+    forward_s: float  # the network alone
+    ratio: float
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Dice on held-out scans after equal updates from equal weights; means over the seeds."""
+
+    float32_dice: float
+    bfloat16_dice: float
+    difference: float
+    by_seed: dict[str, list[float]]
+    updates: int
+
+
+Trained = Stepped | Footprint | Prepared | Evaluated | Accuracy
+Case = Transfer | Ping | Round | Beside | Trained
 
 
 @dataclass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import get_args
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Beside, Found, Ping, Round, Transfer
+from benchmarks.results import Beside, Found, Ping, Round, Trained, Transfer
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -38,6 +40,10 @@ def show(console: Console, title: str, found: Found) -> None:
                 name, *map(_short, rates), f"{both.share:.0%}", *map(_short, times), idle
             )
         console.print(table)
+    for kind in get_args(Trained):
+        same = {name: case for name, case in found.cases.items() if isinstance(case, kind)}
+        if same:
+            console.print(_fields(same))
     for name, reason in found.skipped.items():
         console.print(f"{name}: not measured: {reason}", style="dim")
     for name, reason in found.failed.items():
@@ -79,6 +85,20 @@ def _pings(cases: Mapping[str, Ping]) -> Table:
             *map(_ratio, (case.ratio, case.ratio_p99, case.ratio_per_s)),
             case.ceiling or "",
         )
+    return table
+
+
+def _fields(cases: Mapping[str, Trained]) -> Table:
+    """A column for every number or word of cases of one kind."""
+    rows = {name: asdict(case) for name, case in cases.items()}
+    columns = [
+        key for key, value in next(iter(rows.values())).items() if not isinstance(value, dict)
+    ]
+    title = type(next(iter(cases.values()))).__name__.lower()
+    table = _table(title, rows, [column.replace("_", " ") for column in columns])
+    for name, row in rows.items():
+        values = [row[column] for column in columns]
+        table.add_row(name, *(_short(v) if isinstance(v, float) else str(v) for v in values))
     return table
 
 

@@ -226,6 +226,12 @@ def evaluate(
     surface: Annotated[
         bool, typer.Option("--surface", help="Also HD95 and mean surface distance, in mm.")
     ] = False,
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out", help="Only the test scans of the model's run, by its results.json."
+        ),
+    ] = False,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A line per scan and structure.")
     ] = None,
@@ -237,9 +243,8 @@ def evaluate(
 
     [bold]bt eval runs/demo/aggregated.safetensors --data brains[/]
 
-    It scores all labelled scans of the folder, those that the model was trained on included. The
-    results.json of the run names the held-out ones and has their scores; to score them alone
-    again, make a folder of them.
+    It scores all labelled scans of the folder, those that the model was trained on included;
+    with --held-out those alone that its run kept for testing.
     """
     from json import dumps
 
@@ -253,6 +258,7 @@ def evaluate(
         metrics, bad = inference.evaluate_folder(
             loaded,
             Path(data),
+            only=inference.held_out(model) if held_out else None,
             surface=surface,
             progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
         )

@@ -10,7 +10,7 @@ from bt.modelfile import BadModelFile
 from bt.precision import NoSuchDevice
 from bt.rundir import RunFolderError
 from bt.runner import Diverged
-from bt.trainer import NothingToTrainOn
+from bt.trainer import NothingToTrainOn, TooLargeToTrain
 from bt.weights import UnsupportedTensor
 from launchers.base import LaunchError
 from transports.base import TransportError
@@ -27,6 +27,7 @@ USER_ERRORS = (
     OSError,  # a full disk, a missing permission, a file that is not there
     RunFolderError,
     ScanError,
+    TooLargeToTrain,
     TransportError,
     UnsupportedTensor,
 )
