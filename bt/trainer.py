@@ -7,7 +7,6 @@ is the product's: a plain training loop over slices, for QuickNAT or any torch m
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,9 +25,9 @@ from bt.losses import SegmentationLoss, class_weights
 from bt.precision import choose_precision, ran_out_of_memory
 from bt.quicknat import MULTIPLE_OF
 from bt.weights import FlatWeights
+from transports.malloc import keep_freed_memory
 
 PAPER_LEARNING_RATE = 1e-3
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 TRIAL_SIDE = 128  # pixels, to choose the precision on: whole slices of a scan take a minute
 SMALLEST_WINDOW = 64  # pixels; less shows too little of what surrounds a structure
 
@@ -100,6 +99,7 @@ class SegmentationTrainer:
     ) -> None:
         if not len(slices):
             raise NothingToTrainOn("no slice to train on: give this peer labelled scans")
+        keep_freed_memory()
         self.samples = samples
         self.config = config or TrainConfig()
         self.seed = seed
@@ -146,7 +146,6 @@ class SegmentationTrainer:
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
         """`epochs` passes over the slices with a fresh Adam. Raises Stopped, TooLargeToTrain."""
         started = time.perf_counter()
-        keep_freed_memory()
         order = np.random.default_rng((self.seed, update))
         adam = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate(update), fused=True)
         losses = torch.zeros((), device=self.precision.device)
@@ -209,18 +208,6 @@ def flushing_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next step.
-
-    Otherwise glibc hands every large activation back to the kernel, to have it zeroed anew page
-    by page. Other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 @contextmanager
