@@ -140,8 +140,9 @@ def uniform(
 ) -> None:
     """Experiment 1 of the paper: scans divided evenly (its tables 1 and 2).
 
-    Interrupted, it goes on when the same command is given again; parts that were finished are
-    not done twice, also when there are more --seeds, --clients or --methods the next time.
+    Interrupted, it goes on when the same command is given again.
+
+    Later, more --seeds, --clients or --methods add to what is there.
 
     [bold]bt experiment uniform --data Task04_Hippocampus --clients 5 10 20
     --scans-per-client 4 2 1 --test-scans 40 --filters 16 --out runs/uniform[/]
@@ -196,8 +197,7 @@ def bands(
 ) -> None:
     """Experiment 2 of the paper: each client has a band of ages, or of another column.
 
-    The bands are cut where the values lie furthest apart, so they differ in size. Like uniform
-    in all else.
+    They are cut where the values lie furthest apart, and differ in size.
 
     [bold]bt experiment bands --data brains --by ventricle_ml --bands 5 --out runs/bands[/]
     """
@@ -216,15 +216,19 @@ def part(
 
 
 def _run(name: str, ctx: typer.Context, clients: list[int] | None, split: dict[str, Any]) -> None:
+    from bt.config import ConfigError
     from bt.console import make_console
     from bt.experiment.plan import Choices
     from bt.experiment.run import Experiment, run
 
     given = ctx.params
     settings = {key: v for key, v in given.items() if key not in (*_OWN, *_CHOICES)}
+    config = opt.to_config(settings | split, opt.defaults(given["data"], given["config"], 1))
+    if name == "bands" and config.data.path is None:
+        raise ConfigError("bt experiment bands needs --data, with a participants.tsv or the like")
     experiment = Experiment(
         name,
-        opt.to_config(settings | split),
+        config,
         tuple(clients or (5,)),
         tuple(given["scans_per_client"] or ()),
         tuple(given["methods"] or _DEFAULT),

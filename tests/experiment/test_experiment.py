@@ -133,3 +133,4 @@ def test_several_values_after_one_option_need_a_number_each(bt: Bt, cohort: Path
     misused(bt("experiment", "uniform", "--data", cohort, "--clients", 2, "x"), "x")
     misused(bt("experiment", "uniform", "--data", cohort, "--seeds", 2, 3), "3")
     misused(bt("experiment", "bands", "--data", cohort), "--by")
+    refused(bt("experiment", "bands", "--by", "age"), "needs --data")
