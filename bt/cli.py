@@ -11,6 +11,7 @@ import typer
 from bt import __version__
 from bt import options as opt
 from bt.config import Config
+from bt.experiment.cli import app as experiment_app
 
 app = typer.Typer(
     name="bt",
@@ -353,6 +354,9 @@ def show(
             seen.add(load_volumes([scan], cohort.labels))
     print_cohort(console, cohort, seen)
     raise typer.Exit(1 if seen.bad else 0)
+
+
+app.add_typer(experiment_app, name="experiment")
 
 
 @app.command(cls=opt.Command)

@@ -57,7 +57,12 @@ def load_usable(
 
 
 def make_trainer(
-    config: Config, name: str, labels: LabelTable, train: Sequence[Volume], test: Sequence[Volume]
+    config: Config,
+    name: str,
+    labels: LabelTable,
+    train: Sequence[Volume],
+    test: Sequence[Volume],
+    kind: Callable[..., SegmentationTrainer] = SegmentationTrainer,
 ) -> SegmentationTrainer:
     """The configured network on a peer's volumes.
 
@@ -80,7 +85,7 @@ def make_trainer(
             f"slices of {MULTIPLE_OF}x{MULTIPLE_OF} pixels can't be learned from one by one; take "
             "a larger --batch-size or --margin, or more scans"
         )
-    return SegmentationTrainer(
+    return kind(
         build(config.model, labels.classes, config.seed),
         slices,
         samples=len(train),

@@ -61,6 +61,7 @@ class Peer:
     timing: Timing = field(default_factory=Timing)
     pulls_at_once: int = 2
     choose: Callable[[Link], str] = lambda link: messages.PLAIN  # how models are coded for a link
+    pick: Callable[[list[str]], list[str]] = list  # of the peers with news: whom a round merges
 
     version: Version = field(default=NEVER_TRAINED, init=False)
     digest: str | None = field(default=None, init=False)  # of the image that is served
@@ -318,7 +319,8 @@ class Peer:
         self.phase = Phase.PULLING
         for other in self._others.values():
             other.failures = 0
-        self._pulls.begin([peer for peer in self._others if self._has_news(peer, now)])
+        news = [peer for peer in self._others if self._has_news(peer, now)]
+        self._pulls.begin(news if self._aggregating else self.pick(news))
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
         for peer, transfer in list(self._pulls.running.items()):

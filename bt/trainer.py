@@ -143,11 +143,16 @@ class SegmentationTrainer:
             start = PAPER_LEARNING_RATE * scale
         return start * 0.5 ** (update // self.config.halve_every)
 
+    def optimiser(self, update: int) -> torch.optim.Adam:
+        """A fresh Adam for every fine-tune."""
+        rate = self.learning_rate(update)
+        return torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
+
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
-        """`epochs` passes over the slices with a fresh Adam. Raises Stopped, TooLargeToTrain."""
+        """`epochs` passes over the slices. Raises Stopped, TooLargeToTrain."""
         started = time.perf_counter()
         order = np.random.default_rng((self.seed, update))
-        adam = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate(update), fused=True)
+        adam = self.optimiser(update)
         losses = torch.zeros((), device=self.precision.device)
         overlap = torch.zeros(3, len(self.structures) + 1, device=self.precision.device)
         steps = 0
