@@ -1,7 +1,8 @@
 """The far end of children.Child: python -m benchmarks.child MODULE:FUNCTION ARGUMENTS.
 
 Calls the function with the JSON arguments and a `say` that sends values to the parent, one JSON
-line each; if it has a parameter `hear`, with one that waits for the parent's `tell` too. The process ends with the function, or as soon as its parent is gone, however it went.
+line each; with one that waits for the parent's `tell` too, if it has a parameter `hear`. The
+process ends with the function, or as soon as its parent is gone, however it went.
 """
 
 from __future__ import annotations
