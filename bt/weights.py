@@ -11,8 +11,6 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -124,13 +122,12 @@ class FlatWeights:
     def tensors(self) -> dict[str, Tensor]:
         """Views by name, in the schema's shapes."""
         views, begin = {}, 0
-        for dtype, group in groupby(self.schema.specs, key=attrgetter("dtype")):
-            specs = list(group)
-            end = begin + sum(spec.nbytes for spec in specs)
-            values = self.buffer[begin:end].view(DTYPES[dtype])
-            parts = torch.split(values, [math.prod(spec.shape) for spec in specs])
+        for name, specs, sizes in self.schema.by_dtype:
+            dtype = DTYPES[name]
+            end = begin + sum(sizes) * dtype.itemsize
+            parts = torch.split(self.buffer[begin:end].view(dtype), sizes)
             for spec, part in zip(specs, parts, strict=True):
-                views[spec.name] = part.view(spec.shape)
+                views[spec.name] = part if len(spec.shape) == 1 else part.view(spec.shape)
             begin = end
         return views
 
@@ -180,15 +177,20 @@ def floats_in(schema: Schema, begin: int, data: Tensor | memoryview) -> Iterator
 
     A range must not cut through a value: ValueError.
     """
-    values = data if isinstance(data, Tensor) else _as_tensor(data)
-    end = begin + values.numel()
+    end = begin + (data.numel() if isinstance(data, Tensor) else data.nbytes)
     for dtype, run_begin, run_end in schema.float_runs:
         first, last = max(begin, run_begin), min(end, run_end)
         if first < last:
-            width = DTYPES[dtype].itemsize
+            kind = DTYPES[dtype]
+            width = kind.itemsize
             if (first - run_begin) % width or (last - run_begin) % width:
                 raise ValueError(f"bytes {first} to {last} cut through a value")
-            yield Floats(first, values[first - begin : last - begin].view(DTYPES[dtype]))
+            if isinstance(data, Tensor):
+                values = data[first - begin : last - begin].view(kind)
+            else:
+                there = {"offset": first - begin, "count": (last - first) // width}
+                values = torch.frombuffer(data, dtype=kind, **there)
+            yield Floats(first, values)
 
 
 def is_finite(values: Tensor) -> bool:
