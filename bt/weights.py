@@ -188,8 +188,8 @@ def floats_in(schema: Schema, begin: int, data: Tensor | memoryview) -> Iterator
             if isinstance(data, Tensor):
                 values = data[first - begin : last - begin].view(kind)
             else:
-                there = {"offset": first - begin, "count": (last - first) // width}
-                values = torch.frombuffer(data, dtype=kind, **there)
+                count = (last - first) // width
+                values = torch.frombuffer(data, dtype=kind, count=count, offset=first - begin)
             yield Floats(first, values)
 
 

@@ -372,7 +372,7 @@ class ZeroMQTransport:
             self._routes[sender.name] = (sender, route)
         else:
             sender = self._senders[ready]
-        tag, *frames = [part.buffer for part in got] or [b""]
+        tag, *frames = [part.buffer for part in got] or [memoryview(b"")]
         if tag == _MESSAGE:
             return Received(sender.name, tuple(frames))
         if tag == _HELLO and len(frames) == 1:
