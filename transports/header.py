@@ -76,10 +76,9 @@ def framed(head: bytes, length: int | None = None) -> bytes:
 
 def split(frames: Sequence[memoryview], max_header_bytes: int) -> tuple[bytes, list[memoryview]]:
     """(JSON header, the frames after it), the length checked before anything is copied."""
-    if frames and 8 <= frames[0].nbytes <= 8 + max_header_bytes:
-        first = frames[0].tobytes()
-        if int.from_bytes(first[:8], "little") == len(first) - 8:  # a frame of its own
-            return first[8:], list(frames[1:])
+    if frames and 8 <= (own := frames[0].nbytes) <= 8 + max_header_bytes:
+        if int.from_bytes(frames[0][:8], "little") == own - 8:  # the usual case: just the header
+            return frames[0][8:].tobytes(), list(frames[1:])
     total = sum(frame.nbytes for frame in frames)
     prefix, rest = _take(frames, 8)
     length = int.from_bytes(prefix, "little")
