@@ -87,8 +87,7 @@ class Child:
         pipe = self._process.stdin
         assert pipe is not None
         try:
-            pipe.write(b"!")
-            pipe.flush()
+            os.write(pipe.fileno(), b"!")
         except BrokenPipeError:
             raise Failed(f"{self.function} has ended: {self._last_complaint()}") from None
 

@@ -108,10 +108,10 @@ class FlatWeights:
         """A copy of a module's state dict (or of named tensors), from any device and layout."""
         state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
         weights = cls.empty(schema_of(state))
-        views = weights.tensors()
-        if views:
-            with torch.no_grad():
-                torch._foreach_copy_(list(views.values()), [state[name] for name in views])
+        with torch.no_grad():
+            for specs, _, run in weights._runs():
+                # cheaper than a hundred copies
+                torch.cat([state[spec.name].cpu().reshape(-1) for spec in specs], out=run)
         return weights
 
     @classmethod
@@ -121,15 +121,20 @@ class FlatWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Views by name, in the schema's shapes."""
-        views, begin = {}, 0
+        views = {}
+        for specs, sizes, run in self._runs():
+            for spec, part in zip(specs, torch.split(run, sizes), strict=True):
+                views[spec.name] = part if len(spec.shape) == 1 else part.view(spec.shape)
+        return views
+
+    def _runs(self) -> Iterator[tuple[list[TensorSpec], list[int], Tensor]]:
+        """The tensors of each dtype, how many values each has, and all of these."""
+        begin = 0
         for name, specs, sizes in self.schema.by_dtype:
             dtype = DTYPES[name]
             end = begin + sum(sizes) * dtype.itemsize
-            parts = torch.split(self.buffer[begin:end].view(dtype), sizes)
-            for spec, part in zip(specs, parts, strict=True):
-                views[spec.name] = part if len(spec.shape) == 1 else part.view(spec.shape)
+            yield specs, sizes, self.buffer[begin:end].view(dtype)
             begin = end
-        return views
 
     def floats(self, begin: int = 0, end: int | None = None) -> Iterator[Floats]:
         """The floating-point values in bytes [begin, end) of the body: what merging works on."""
