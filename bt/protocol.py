@@ -150,7 +150,11 @@ class Peer:
             case events.RoundDue():
                 self._start_round(now, out)
             case events.Received(message):
+                known_alive = not self._others[message.sender].gone
                 self._receive(message, now, out)
+                asks = isinstance(message, messages.Ping | messages.Pull)
+                if asks and known_alive and (self.deadline is None or now < self.deadline):
+                    return out  # nothing else has changed
             case events.PeerGone(peer, reason):
                 self._lost(peer, reason, now, out)
             case events.Rejected(peer, reason):

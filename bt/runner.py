@@ -177,8 +177,9 @@ class Runner:
             return
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
-            if self._told.get(sender) != replace(message, seen=None):
-                self._told[sender] = replace(message, seen=None)
+            told = message if message.seen is None else replace(message, seen=None)
+            if self._told.get(sender) != told:
+                self._told[sender] = told
                 version = str(Version(*message.version))
                 self._log.write("version", from_=sender, version=version, state=message.state)
         self._feed(events.Received(message))

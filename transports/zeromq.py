@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from transports import parts
 from transports.base import Frame, PeerGone, Received, TransportError, valid_name
 from transports.curve import Anyone, Curve, Origin
 from transports.endpoints import Ipc, Tcp, parse
@@ -32,6 +33,7 @@ from transports.malloc import keep_freed_memory
 _MESSAGE, _HELLO = b"m", b"h"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
 _MAX_ANNOUNCEMENT_BYTES = 1 << 20
+_BETWEEN_POLLS_BYTES, _LEAST_BYTES = 1 << 21, 1 << 16  # each message counts for no less
 _GIVEN_UP_S = 1.0  # libzmq says much sooner that it tries again
 _DEALER_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 
@@ -107,7 +109,7 @@ class ZeroMQTransport:
     def _open(self, own: Tcp | Ipc, announce: str | None) -> None:
         self._poller = zmq.Poller()
         self._ready: deque[zmq.Socket[bytes]] = deque()
-        self._unpolled, self._look_at = 0, 0.0  # messages; when to look after links
+        self._unpolled, self._look_at = 0, 0.0  # bytes; when to see to links
         self._senders: dict[zmq.Socket[bytes], Origin] = {}  # of a DEALER or a SUB: the other end
         self._published_at: dict[str, tuple[Origin, str]] = {}  # what each SUB is connected to
         self._routes: dict[str, tuple[Origin, bytes]] = {}  # to who has connected to our ROUTER
@@ -257,13 +259,13 @@ class ZeroMQTransport:
         ways = self._ways[to]
         for way in ways:
             if way is not None and (way.connected or self._is_connected(way)):
-                over, parts = way.dealer, [_MESSAGE, *frames]
+                over, message = way.dealer, [_MESSAGE, *frames]
             elif way is None and to in self._routes:
-                over, parts = self._router, [self._routes[to][1], _MESSAGE, *frames]
+                over, message = self._router, [self._routes[to][1], _MESSAGE, *frames]
             else:
                 continue
             try:
-                over.send_multipart(parts, zmq.NOBLOCK, copy=False)
+                parts.send(over, message)
             except zmq.ZMQError as exc:
                 if exc.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                     raise
@@ -276,7 +278,7 @@ class ZeroMQTransport:
     def publish(self, frames: Sequence[Frame]) -> None:
         self._check_open()
         if not self._publisher.closed:
-            self._publisher.send_multipart([_MESSAGE, *frames], zmq.NOBLOCK, copy=False)
+            parts.send(self._publisher, [_MESSAGE, *frames])
             return
         for name in self.peers:
             with suppress(PeerGone):
@@ -287,12 +289,12 @@ class ZeroMQTransport:
         deadline = time.monotonic() + timeout_s
         looked = False
         while True:
-            # Sockets that have something take turns, for a few messages between two polls.
+            # Sockets that have something take turns; now and then all are looked at.
             while self._ready:
                 ready = self._ready.popleft()
                 if (message := self._read(ready)) is not None:
-                    self._unpolled += 1
-                    if self._unpolled < 4:
+                    self._unpolled += max(_LEAST_BYTES, *map(len, message.frames), 0)
+                    if self._unpolled < _BETWEEN_POLLS_BYTES:
                         self._ready.append(ready)
                     return message
             left_s = max(0.0, deadline - time.monotonic())
@@ -332,7 +334,7 @@ class ZeroMQTransport:
         return link.connected
 
     def _poll(self, timeout_s: float) -> None:
-        self._unpolled = 0  # messages since
+        self._unpolled = 0
         if time.monotonic() >= self._look_at:
             self._look_after_links()
             self._look_at = time.monotonic() + _GIVEN_UP_S
@@ -358,29 +360,27 @@ class ZeroMQTransport:
         if ready.closed:
             return None
         try:
-            first = part = ready.recv(zmq.NOBLOCK, copy=False)
+            got = parts.receive(ready)
         except zmq.Again:
             return None
-        parts = [part.buffer]
-        while part.more:  # all parts come at once
-            part = ready.recv(zmq.NOBLOCK, copy=False)
-            if len(parts) < 64:  # no message of ours has as many
-                parts.append(part.buffer)
         if ready is self._router:
+            first = got.pop(0)
             sender = self._ends.who(first)
             if sender is None:
                 return None
-            route = bytes(parts.pop(0))
+            route = first.bytes
             self._routes[sender.name] = (sender, route)
         else:
             sender = self._senders[ready]
-        tag = bytes(parts[0]) if parts else b""
-        if tag == _HELLO and len(parts) == 2:
+        tag, *frames = [part.buffer for part in got] or [memoryview(b"")]
+        if tag == _MESSAGE:
+            return Received(sender.name, tuple(frames))
+        if tag == _HELLO and len(frames) == 1:
             with suppress(zmq.ZMQError, TransportError):  # it is only a hint
-                self._hear(sender, bytes(parts[1]))
+                self._hear(sender, bytes(frames[0]))
             if ready is self._router:
                 self._greet(ready, route)
-        return Received(sender.name, tuple(parts[1:])) if tag == _MESSAGE else None
+        return None
 
     def _greet(self, over: zmq.Socket[bytes], *routing_id: bytes) -> None:
         with suppress(zmq.ZMQError):  # it has gone again: the next meeting is another chance
