@@ -31,7 +31,9 @@ class Transfer:
     ceiling: str | None = None  # the case that `ratio` compares with
     ratio: float | None = None  # median of this case's time / the ceiling's in the same round
     times_faster_than: dict[str, float] | None = None  # the same, upside down
-    share: float | None = None  # of a link's nominal rate
+    share: float | None = None  # of a link's nominal rate: the model's bytes, asking included
+    flow: float | None = None  # the same from the first range on, of all bytes that crossed,
+    wire_mb: float | None = None  # and how many those were, headers included
     shaped_by: str | None = None  # what makes the link slow
     peak_models: float | None = None  # memory in models, own model included: who pulls
     peak_models_server: float | None = None

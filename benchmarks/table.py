@@ -48,9 +48,9 @@ def _transfers(title: str, cases: Mapping[str, Transfer]) -> Table:
     shaped_by = {case.shaped_by for case in cases.values() if case.shaped_by}
     heavy = any(case.peak_models is not None for case in cases.values())
     if shaped_by:
-        title += f", by {' and '.join(sorted(shaped_by))}"
-    speed = "of the rate" if shaped_by else "GB/s"
-    table = _table(title, cases, ["ms", "10 to 90 %", speed, "ratio", "to", "CPU s"])
+        title += f", simulated by {' and '.join(sorted(shaped_by))}"
+    speed = ["of the rate", "flowing", "wire MB"] if shaped_by else ["GB/s"]
+    table = _table(title, cases, ["ms", "10 to 90 %", *speed, "ratio", "to", "CPU s"])
     if heavy:
         table.add_column("models of memory", justify="right")
     for name, case in cases.items():
@@ -58,13 +58,18 @@ def _transfers(title: str, cases: Mapping[str, Transfer]) -> Table:
             name,
             _short(case.ms),
             f"{_short(case.p10_ms)} to {_short(case.p90_ms)}",
-            f"{case.gbps:.2f}" if case.share is None else f"{case.share:.1%}",
+            *([f"{case.gbps:.2f}"] if not shaped_by else _of_a_link(case)),
             _ratio(case.ratio),
             case.ceiling or "",
             _cpu(case),
             *([_memory(case)] if heavy else []),
         )
     return table
+
+
+def _of_a_link(case: Transfer) -> list[str]:
+    shares = [f"{share:.1%}" if share is not None else "" for share in (case.share, case.flow)]
+    return [*shares, "" if case.wire_mb is None else f"{case.wire_mb:.1f}"]
 
 
 def _pings(cases: Mapping[str, Ping]) -> Table:

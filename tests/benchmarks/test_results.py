@@ -70,7 +70,7 @@ def test_what_is_absent_is_not_what_is_broken() -> None:
 
 
 def test_the_table_names_everything() -> None:
-    linked = Transfer(1e3, 9e2, 2e3, 0.01, 3, 0.1, share=0.95, shaped_by="netem")
+    linked = Transfer(1e3, 9e2, 2e3, 0.01, 3, share=0.95, flow=0.975, shaped_by="netem")
     long = "a-rather-long-name-of-a-way@100Mbit-50ms-1%loss/14MB"
     console = Console(width=120, record=True, file=io.StringIO())
     show(console, "title", Found({"tcp/14MB": CASE, "ping-tcp": Ping(50, 90, 7e4)}, {"mpi": "no"}))
@@ -86,7 +86,7 @@ def test_the_table_names_everything() -> None:
         "mpi: not measured: no",
     ):
         assert part in text
-    for part in ("links, by netem", long, "95.0%", "ipc: FAILED: broken"):
+    for part in ("links, simulated by netem", long, "95.0%", "97.5%", "ipc: FAILED: broken"):
         assert part in text
 
 
