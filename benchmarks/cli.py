@@ -18,6 +18,7 @@ BENCHMARKS = {  # the module whose run() does it
     "round": "benchmarks.round",
     "links": "benchmarks.slow",
     "beside": "benchmarks.beside",
+    "memory": "benchmarks.peaks",
 }
 app = typer.Typer(
     name="bench",
@@ -65,6 +66,12 @@ def a_round(
 def beside(quick: Quick = False, as_json: Json = False) -> None:
     """Serving beside training: what each costs the other."""
     _finish(bench(["beside"], quick=quick, as_json=as_json))
+
+
+@app.command()
+def memory(quick: Quick = False, as_json: Json = False) -> None:
+    """The most memory of who merges 1, 4 and 9 models, and of who serves as many at once."""
+    _finish(bench(["memory"], quick=quick, as_json=as_json))
 
 
 @app.command()

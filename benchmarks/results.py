@@ -66,18 +66,34 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Training and serving at once, and a peer that does neither."""
+    """Training and serving at once; speeds in steps per second, medians."""
 
     steps_per_s: float  # of training alone
     steps_per_s_serving: float
     share: float  # of the speed alone that is left
+    share_elsewhere: float  # while another process serves the same, on the other cores
     pull_ms: float
     ping_p50_ms: float  # of a third peer, meanwhile
     ping_p99_ms: float
-    idle_core: float  # share of a core
 
 
-Case = Transfer | Ping | Round | Beside
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A peer that is done and of whom nobody wants anything."""
+
+    core: float  # share of one
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The most memory, in models, own model included, with so many peers or pulls at once."""
+
+    at_once: int
+    peak_models: float  # of who merges; with several, of the largest
+    peak_models_server: float  # of who serves, likewise
+
+
+Case = Transfer | Ping | Round | Beside | Idle | Memory
 
 
 @dataclass

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Beside, Found, Ping, Round, Transfer
+from benchmarks.results import Beside, Found, Idle, Memory, Ping, Round, Transfer
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -28,15 +28,26 @@ def show(console: Console, title: str, found: Found) -> None:
         console.print(table)
     besides = {name: case for name, case in found.cases.items() if isinstance(case, Beside)}
     if besides:
-        columns = ["steps/s", "serving", "share", "pull ms", "ping p50", "p99 ms", "idle core"]
+        columns = ["steps/s", "serving", "share", "elsewhere", "pull ms", "ping p50", "p99 ms"]
         table = _table("beside training", besides, columns)
         for name, both in besides.items():
             rates = (both.steps_per_s, both.steps_per_s_serving)
+            shares = (f"{both.share:.0%}", f"{both.share_elsewhere:.0%}")
             times = (both.pull_ms, both.ping_p50_ms, both.ping_p99_ms)
-            idle = f"{both.idle_core:.2%}"
-            table.add_row(
-                name, *map(_short, rates), f"{both.share:.0%}", *map(_short, times), idle
-            )
+            table.add_row(name, *map(_short, rates), *shares, *map(_short, times))
+        console.print(table)
+    idles = {name: case for name, case in found.cases.items() if isinstance(case, Idle)}
+    if idles:
+        table = _table("idle", idles, ["of a core"])
+        for name, idle in idles.items():
+            table.add_row(name, f"{idle.core:.2%}")
+        console.print(table)
+    memories = {name: case for name, case in found.cases.items() if isinstance(case, Memory)}
+    if memories:
+        table = _table("models of memory", memories, ["at once", "who merges", "who serves"])
+        for name, peak in memories.items():
+            peaks = (f"{peak.peak_models:.2f}", f"{peak.peak_models_server:.2f}")
+            table.add_row(name, str(peak.at_once), *peaks)
         console.print(table)
     for name, reason in found.skipped.items():
         console.print(f"{name}: not measured: {reason}", style="dim")
