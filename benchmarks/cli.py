@@ -20,6 +20,7 @@ BENCHMARKS = {  # the module whose run() does it
     "beside": "benchmarks.beside",
     "memory": "benchmarks.peaks",
 }
+ON_REQUEST = {"dice": "benchmarks.compression_dice"}  # needs scans, and hours
 app = typer.Typer(
     name="bench",
     add_completion=False,
@@ -80,6 +81,26 @@ def links(quick: Quick = False, as_json: Json = False) -> None:
     _finish(bench(["links"], quick=quick, as_json=as_json))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def dice(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of labelled scans.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 3,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTIONS OF bt train]", help="They win.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny: only to see that it runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What compression costs in Dice, by training. Hours; not among the others."""
+    _finish(
+        bench(
+            ["dice"], quick=quick, as_json=as_json, data=data, seeds=seeds, options=options or []
+        )
+    )
+
+
 def bench(
     names: list[str],
     *,
@@ -102,7 +123,7 @@ def bench(
     everything = Found()
     for name in names:
         with console.status(f"Measuring: {name}") as status:
-            found: Found = importlib.import_module(BENCHMARKS[name]).run(
+            found: Found = importlib.import_module((BENCHMARKS | ON_REQUEST)[name]).run(
                 quick, lambda now: status.update(now), **options
             )
         show(console, name, found)

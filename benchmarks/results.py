@@ -93,7 +93,17 @@ class Memory:
     peak_models_server: float  # of who serves, likewise
 
 
-Case = Transfer | Ping | Round | Beside | Idle | Memory
+@dataclass(frozen=True, slots=True)
+class Dice:
+    """Of the aggregated models on the test scans, and what all peers received."""
+
+    mean: float
+    by_seed: list[float]
+    mb: float  # of a run
+    against_none: float | None = None  # difference of the means
+
+
+Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice
 
 
 @dataclass

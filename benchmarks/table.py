@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Beside, Found, Idle, Memory, Ping, Round, Transfer
+from benchmarks.results import Beside, Dice, Found, Idle, Memory, Ping, Round, Transfer
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -48,6 +48,14 @@ def show(console: Console, title: str, found: Found) -> None:
         for name, peak in memories.items():
             peaks = (f"{peak.peak_models:.2f}", f"{peak.peak_models_server:.2f}")
             table.add_row(name, str(peak.at_once), *peaks)
+        console.print(table)
+    dices = {name: case for name, case in found.cases.items() if isinstance(case, Dice)}
+    if dices:
+        table = _table("aggregated Dice", dices, ["mean", "by seed", "against none", "MB"])
+        for name, dice in dices.items():
+            seeds = " ".join(f"{score:.3f}" for score in dice.by_seed)
+            against = "" if dice.against_none is None else f"{dice.against_none:+.3f}"
+            table.add_row(name, f"{dice.mean:.3f}", seeds, against, f"{dice.mb:.1f}")
         console.print(table)
     for name, reason in found.skipped.items():
         console.print(f"{name}: not measured: {reason}", style="dim")
