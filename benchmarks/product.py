@@ -74,7 +74,7 @@ class Nothing:
     def write(self, event: str, **fields: object) -> None:
         self.served += event == "weights" and "peer" in fields
         if fields.get("reason"):
-            self.trouble = f": {fields['peer']} {fields['reason']}"
+            self.trouble = f": {fields.get('peer', '')} {fields['reason']}"
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
         return FitMetrics(0.0, None, 0.0, 0)
@@ -145,7 +145,8 @@ def runner_of(
         rounds=rounds,
         image_bytes=image.nbytes(schema),
         header_bytes=image.header_bytes(schema),
-        timing=Timing(patience_s=1e9, **({} if waits else {"ping_s": 0.1})),
+        # a busy machine is no dead peer
+        timing=Timing(patience_s=1e9, ping_s=60.0 if waits else 0.1, pull_s=600.0),
         choose=choose,
     )
     doing: dict[str, Any] = {"checkpoints": trainer, "log": trainer, **real}

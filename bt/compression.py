@@ -153,8 +153,7 @@ class Costs:
         for encoding in ENCODINGS:
             seconds = {}
             for size in (1, step.numel()):  # the first also loads what is only loaded once
-                base = FlatWeights.of({"w": old[:size]})
-                new = FlatWeights.of({"w": old[:size] + step[:size]})
+                base, new = _sample(old[:size]), _sample(old[:size] + step[:size])
                 runs = []
                 for _ in range(3):
                     start = clock()
@@ -169,16 +168,24 @@ class Costs:
         return cls(costs)
 
 
-def choose(bytes_per_s: float, nbytes: int, costs: Costs) -> str:
+def _sample(values: Tensor) -> FlatWeights:
+    """As tensors that are no whole blocks, like those of most networks: that costs more."""
+    return FlatWeights.of({f"w{i:02}": part for i, part in enumerate(values.split(35_000))})
+
+
+def choose(bytes_per_s: float, nbytes: int, costs: Costs, wait_s: float = 0.0) -> str:
     """The encoding, or "none", that brings a plain model of `nbytes` to the other end of a link of
-    `bytes_per_s` first; the more exact of equals. Raises ValueError for a speed that is none."""
+    `bytes_per_s` first; the more exact of equals. `wait_s` is what any difference has to wait.
+
+    Raises ValueError for a speed that is none.
+    """
     if not bytes_per_s > 0:
         raise ValueError(f"{bytes_per_s} bytes per second: expected more than 0")
     seconds = {"none": nbytes / bytes_per_s}
     for name in ENCODINGS:
         cost = costs.by_encoding[name]
         rates = (cost.encode_bytes_per_s, cost.decode_bytes_per_s, cost.ratio * bytes_per_s)
-        seconds[name] = cost.overhead_s + sum(nbytes / rate for rate in rates)
+        seconds[name] = wait_s + cost.overhead_s + sum(nbytes / rate for rate in rates)
     return min(seconds, key=seconds.__getitem__)
 
 
