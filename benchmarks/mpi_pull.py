@@ -149,20 +149,15 @@ def peaks(comm: MPI.Intracomm, nbytes: int) -> list[int]:
 
 
 def idle(comm: MPI.Intracomm, seconds: float) -> float:
-    """Share of a core that a peer at rank 1 uses while nobody wants anything of it."""
-    used = np.zeros(1)
-    with ExitStack() as stack:
-        if comm.rank == 0:
-            stack.enter_context(product.mpi_pull_and_merge(comm, model.TINY))
-            time.sleep(seconds)  # not in MPI, which would spin
-        else:
-            wait = stack.enter_context(product.mpi_idle(comm, model.TINY))
-            began, until = time.process_time(), time.monotonic() + seconds
-            while time.monotonic() < until:
-                wait()
-            used[0] = (time.process_time() - began) / seconds
-        comm.Bcast(used, root=1)
-    return float(used[0])
+    """Share of a core that a peer uses while nobody wants anything of it: of two, the larger."""
+    used, most = np.zeros(1), np.zeros(1)
+    with product.mpi_idle(comm, model.TINY) as wait:
+        began, until = time.process_time(), time.monotonic() + seconds
+        while time.monotonic() < until:
+            wait()
+        used[0] = (time.process_time() - began) / seconds
+        comm.Allreduce(used, most, MPI.MAX)
+    return float(most[0])
 
 
 def _share(comm: MPI.Intracomm, turn: int) -> None:

@@ -376,7 +376,7 @@ def mpi_serve(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def mpi_idle(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
-    """Rank 1, done, of whom nobody wants anything: each call waits once."""
+    """A rank that is done, and of whom nobody wants anything: each call waits once."""
     with _rank(comm) as transport:
         theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
         peer = runner_of(_Server, transport, theirs, rounds=1)
