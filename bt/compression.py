@@ -34,6 +34,7 @@ ENCODINGS = tuple(name for name in messages.ENCODINGS if name != messages.PLAIN)
 
 _BLOCK = 1024  # values that share a scale
 _ROWS = 64  # blocks worked on at once: temporaries of 256 KB (F64: 512 KB) stay in the cache
+_BUSY = 3.0  # times longer than `Costs.measure` takes coding with caches cold and cores in use
 _LEVEL = 1  # higher levels of zstd find little more in noise
 _TINY, _INFINITY = 0x00800000, 0x7F800000  # float32: bits of the smallest normal and of infinity
 
@@ -184,8 +185,9 @@ def choose(bytes_per_s: float, nbytes: int, costs: Costs, wait_s: float = 0.0) -
     seconds = {"none": nbytes / bytes_per_s}
     for name in ENCODINGS:
         cost = costs.by_encoding[name]
-        rates = (cost.encode_bytes_per_s, cost.decode_bytes_per_s, cost.ratio * bytes_per_s)
-        seconds[name] = wait_s + cost.overhead_s + sum(nbytes / rate for rate in rates)
+        coding_s = nbytes / cost.encode_bytes_per_s + nbytes / cost.decode_bytes_per_s
+        sending_s = nbytes / (cost.ratio * bytes_per_s)
+        seconds[name] = wait_s + cost.overhead_s + _BUSY * coding_s + sending_s
     return min(seconds, key=seconds.__getitem__)
 
 
