@@ -171,7 +171,7 @@ class Costs:
 
 def _sample(values: Tensor) -> FlatWeights:
     """As tensors that are no whole blocks, like those of most networks: that costs more."""
-    return FlatWeights.of({f"w{i:02}": part for i, part in enumerate(values.split(35_000))})
+    return FlatWeights.of({f"w{i:02}": part for i, part in enumerate(torch.split(values, 35_000))})
 
 
 def choose(bytes_per_s: float, nbytes: int, costs: Costs, wait_s: float = 0.0) -> str:
