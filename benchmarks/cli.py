@@ -19,7 +19,9 @@ BENCHMARKS = {  # the module whose run() does it
     "links": "benchmarks.slow",
     "beside": "benchmarks.beside",
     "trainer": "benchmarks.trainer",
+    "memory": "benchmarks.peaks",
 }
+ON_REQUEST = {"dice": "benchmarks.compression_dice"}  # needs scans, and hours
 app = typer.Typer(
     name="bench",
     add_completion=False,
@@ -86,9 +88,35 @@ def trainer(
 
 
 @app.command()
+def memory(quick: Quick = False, as_json: Json = False) -> None:
+    """The most memory of who merges 1, 4 and 9 models, and of who serves as many at once."""
+    _finish(bench(["memory"], quick=quick, as_json=as_json))
+
+
+@app.command()
 def links(quick: Quick = False, as_json: Json = False) -> None:
     """Pull a model over slow links. Needs root."""
     _finish(bench(["links"], quick=quick, as_json=as_json))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def dice(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of labelled scans.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 3,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTIONS OF bt train]", help="They win.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny: only to see that it runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What compression costs in Dice, by training. Hours; not among the others."""
+    _finish(
+        bench(
+            ["dice"], quick=quick, as_json=as_json, data=data, seeds=seeds, options=options or []
+        )
+    )
 
 
 def bench(
@@ -113,7 +141,7 @@ def bench(
     everything = Found()
     for name in names:
         with console.status(f"Measuring: {name}") as status:
-            found: Found = importlib.import_module(BENCHMARKS[name]).run(
+            found: Found = importlib.import_module((BENCHMARKS | ON_REQUEST)[name]).run(
                 quick, lambda now: status.update(now), **options
             )
         show(console, name, found)

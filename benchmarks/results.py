@@ -31,7 +31,9 @@ class Transfer:
     ceiling: str | None = None  # the case that `ratio` compares with
     ratio: float | None = None  # median of this case's time / the ceiling's in the same round
     times_faster_than: dict[str, float] | None = None  # the same, upside down
-    share: float | None = None  # of a link's nominal rate
+    share: float | None = None  # of a link's nominal rate: the model's bytes, asking included
+    flow: float | None = None  # the same from the first range on, of all bytes that crossed,
+    wire_mb: float | None = None  # and how many those were, headers included
     shaped_by: str | None = None  # what makes the link slow
     peak_models: float | None = None  # memory in models, own model included: who pulls
     peak_models_server: float | None = None
@@ -64,15 +66,15 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Training and serving at once, and a peer that does neither."""
+    """Training and serving at once; speeds in steps per second, medians."""
 
     steps_per_s: float  # of training alone
     steps_per_s_serving: float
     share: float  # of the speed alone that is left
+    share_elsewhere: float  # while another process serves the same, on the other cores
     pull_ms: float
     ping_p50_ms: float  # of a third peer, meanwhile
     ping_p99_ms: float
-    idle_core: float  # share of a core
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,35 @@ class Accuracy:
 
 
 Trained = Stepped | Footprint | Prepared | Evaluated | Accuracy
-Case = Transfer | Ping | Round | Beside | Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A peer that is done and of whom nobody wants anything."""
+
+    core: float  # share of one
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The most memory, in models, own model included, with so many peers or pulls at once."""
+
+    at_once: int
+    peak_models: float  # of who merges; with several, of the largest
+    peak_models_server: float  # of who serves, likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Dice:
+    """Of the aggregated models on the test scans, and what all peers received."""
+
+    mean: float
+    by_seed: list[float]
+    mb: float  # of a run
+    against_none: float | None = None  # difference of the means
+
+
+Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice | Trained
 
 
 @dataclass

@@ -99,7 +99,7 @@ def _under_mpi(size: str) -> Found:
     found = Found()
     rounds = ("--rounds", str(ROUNDS[size]), "--budget-s", str(BUDGET_S[size]))
     try:
-        told = _mpirun("--size", size, *rounds, "--json")
+        told = mpirun("--size", size, *rounds, "--json")
     except (Unavailable, Failed) as exc:
         found.trouble(f"mpi/{size}", exc)
         return found
@@ -116,7 +116,7 @@ def _add_peaks_under_mpi(found: Found, size: str) -> None:
     if not isinstance(measured, Transfer):
         return
     try:
-        small, large = (_mpirun("--size", each, "--memory") for each in ("tiny", size))
+        small, large = (mpirun("--size", each, "--memory") for each in ("tiny", size))
     except Failed as exc:
         found.trouble(f"mpi/{size} memory", exc)
         return
@@ -127,11 +127,11 @@ def _add_peaks_under_mpi(found: Found, size: str) -> None:
     found.cases[f"mpi/{size}"] = replace(measured, peak_models=client, peak_models_server=server)
 
 
-def _mpirun(*arguments: str, timeout_s: float = 300.0) -> Any:
+def mpirun(*arguments: str, timeout_s: float = 300.0) -> Any:
     """The JSON that rank 0 of benchmarks.mpi_pull prints."""
     beside = Path(sys.executable).with_name("mpirun")  # of the wheel that mpi4py loads
-    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
-    if mpirun is None:
+    launcher = str(beside) if beside.exists() else shutil.which("mpirun")
+    if launcher is None:
         raise Unavailable("no mpirun here")
     allowed = {  # Open MPI refuses root and more ranks than cores unless told otherwise
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -140,7 +140,7 @@ def _mpirun(*arguments: str, timeout_s: float = 300.0) -> Any:
         "PYTHONPATH": str(ROOT),
     }
     job = subprocess.Popen(
-        [mpirun, "-n", "2", sys.executable, "-m", "benchmarks.mpi_pull", *arguments],
+        [launcher, "-n", "2", sys.executable, "-m", "benchmarks.mpi_pull", *arguments],
         cwd=ROOT,
         env=os.environ | allowed,
         stdin=subprocess.DEVNULL,

@@ -238,3 +238,9 @@ def test_a_peak_can_be_forgotten() -> None:
     assert memory.peak_bytes() < before - (40 << 20)
     with pytest.raises(FileNotFoundError):
         memory.peak_bytes("nobody")
+
+
+def test_the_memory_of_who_serves_several_is_looked_at() -> None:
+    puller, server = peaks._of_serving(2, model.TINY)
+    assert puller > 2 * model.TINY
+    assert server > model.TINY
