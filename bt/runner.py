@@ -18,6 +18,7 @@ from typing import Any
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
 from bt.eventlog import EventLog
+from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
 from bt.modelfile import BadModelFile
@@ -78,7 +79,7 @@ class Runner:
         self._checkpoints = checkpoints
         self._log = log
         self._epochs = epochs
-        self._limits = limits
+        self._gate = Gate(limits, lambda peer, why: log.write("limit", peer=peer, reason=why))
         self._description = description or {}
         self._new_rule = rule
         self._clock = clock
@@ -168,12 +169,11 @@ class Runner:
         size = sum(len(frame) for frame in received.frames)
         self._totals["bytes_in"] += size
         try:
-            message = messages.decode(received.frames, limits=self._limits)
+            message = self._gate.take(received, self._clock())
         except messages.MessageError as exc:
             self._feed(events.Rejected(sender, str(exc)))
             return
-        if message.sender != sender:
-            self._feed(events.Rejected(sender, f"claims to be {message.sender}"))
+        if message is None:
             return
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
