@@ -147,7 +147,9 @@ class Peer:
                 self._start_round(now, out)
             case events.Received(message):
                 self._receive(message, now, out)
-            case events.PeerGone(peer, reason):
+            case events.PeerGone(peer, reason, refused):
+                if refused:
+                    self._awaited.pop(peer, None)  # no use
                 self._lost(peer, reason, now, out)
             case events.Rejected(peer, reason):
                 self._set_aside(peer, reason, now, out)

@@ -28,7 +28,7 @@ from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.versions import NEVER_TRAINED, Version
 from bt.weights import FlatWeights
 from transports import image, messages
-from transports.base import PeerGone, Received, Transport
+from transports.base import PeerGone, Received, Transport, Unwelcome
 
 _JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
 _SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
@@ -229,7 +229,7 @@ class Runner:
         try:
             self._transport.send(to, frames)
         except PeerGone as exc:
-            self._feed(events.PeerGone(to, exc.reason))
+            self._feed(events.PeerGone(to, exc.reason, isinstance(exc, Unwelcome)))
             return False
         self._totals["bytes_out"] += sum(len(frame) for frame in frames)
         match message:
