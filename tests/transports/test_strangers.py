@@ -141,7 +141,7 @@ def test_many_that_never_finish_a_handshake(join, addresses):
 
 
 def test_a_crowd_leaves_descriptors_for_others(addresses, keys):
-    """Beyond a number of them, connections are not let near; who is in stays in, and later more."""
+    """Beyond a number, none is let near; who is in stays in, and later others come in."""
     address = addresses["a"]
     peers = {"b": {keys["b"].public}, "c": {keys["c"].public}}
 
