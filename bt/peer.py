@@ -124,6 +124,8 @@ def run(
         print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
     if outcome.totals["merged"] == 0 and outcome.reason == "finished":
         why = "Were the other peers running, their addresses right, their networks the same?"
+        if contacts.keys is not None:
+            why += " Is the key of this peer in their rosters?"
         if len(outcome.aggregated_of) > 1:  # it met them in the end
             why = "The others had nothing newer when it asked: try more --rounds."
         console.print(
