@@ -14,7 +14,7 @@ import os
 import resource
 import socket
 import struct
-from contextlib import closing
+from contextlib import closing, suppress
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -51,17 +51,21 @@ class Door:
 
     def look(self) -> None:
         """Shut or open, as it is crowded or not: descriptors are numbered from the lowest free."""
-        with open(os.devnull, "rb", buffering=0) as next_one:
-            crowded = next_one.fileno() >= (self.most // 2 if self.shut else self.most)
+        try:
+            with open(os.devnull, "rb", buffering=0) as next_one:
+                crowded = next_one.fileno() >= (self.most // 2 if self.shut else self.most)
+        except OSError:
+            crowded = True  # there is none left
         if crowded == self.shut:
             return
         self.shut = crowded
+        program = struct.pack("HP", 1, ctypes.addressof(_DROP_ALL))
         for listening in self._listening:
-            if crowded:
-                program = struct.pack("HP", 1, ctypes.addressof(_DROP_ALL))
-                listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
-            else:
-                listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            with suppress(OSError):  # a kernel that can't: as if there was no door
+                if crowded:
+                    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+                else:
+                    listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def close(self) -> None:
         for listening in self._listening:
