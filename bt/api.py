@@ -97,9 +97,10 @@ def join(
     is runs/NAME if not given. Raises ConfigError and TransportError where an address, a key or
     the roster can't be used.
     """
-    files = [None if file is None else Path(file) for file in (roster, keys)]
+    roster = None if roster is None else Path(roster)
+    keys = None if keys is None else Path(keys)
     addresses = [f"{other}={address}" for other, address in (peers or {}).items()]
-    own = contacts.of(*files, name, listen, addresses, None, insecure=insecure)
+    own = contacts.of(roster, keys, name, listen, addresses, None, insecure=insecure)
     own.check_samples(trainer.samples)
     config = change(Config(), {"rounds": rounds, "epochs": epochs})
     folder = Path("runs") / name if out is None else Path(out)

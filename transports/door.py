@@ -30,7 +30,8 @@ class Door:
 
     def __init__(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < (want := min(hard, 2 * _MOST_OPEN) if hard >= 0 else 2 * _MOST_OPEN):
+        want = 2 * _MOST_OPEN if hard < 0 else min(hard, 2 * _MOST_OPEN)
+        if 0 <= soft < want:
             resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
             soft = want
         self.most = _MOST_OPEN if soft < 0 else min(_MOST_OPEN, soft // 2)
