@@ -30,7 +30,7 @@ class Door:
 
     def __init__(self) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        want = 2 * _MOST_OPEN if hard < 0 else min(hard, 2 * _MOST_OPEN)
+        want = 16 * _MOST_OPEN if hard < 0 else min(hard, 16 * _MOST_OPEN)  # between two looks
         if 0 <= soft < want:
             resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
             soft = want

@@ -34,6 +34,7 @@ _MESSAGE, _HELLO = b"m", b"h"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
 _MAX_ANNOUNCEMENT_BYTES = 1 << 20
 _GIVEN_UP_S = 1.0  # libzmq says much sooner that it tries again
+_LOOK_S = 0.1  # between two looks after links, and at how many strangers are at the door
 
 
 class ZeroMQTransport:
@@ -325,7 +326,7 @@ class ZeroMQTransport:
         self._unpolled = 0  # messages since
         if time.monotonic() >= self._look_at:
             self._look_after_links()
-            self._look_at = time.monotonic() + _GIVEN_UP_S
+            self._look_at = time.monotonic() + _LOOK_S
         for ready, _ in self._poller.poll(math.ceil(min(timeout_s, _GIVEN_UP_S) * 1000)):
             if (link := self._links.get(ready)) is None:
                 self._ready.append(ready)
