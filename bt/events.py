@@ -24,10 +24,11 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class PeerGone:
-    """The transport can't reach `peer` now."""
+    """The transport can't reach `peer` now; `refused`: and trying again soon is no use."""
 
     peer: str
     reason: str = "not reachable"
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +119,14 @@ class Node:
         folder: Path,
         config: Config,
         labels: LabelTable | None = None,  # None: what the model means is the caller's business
+        samples_of: Mapping[str, int] | None = None,  # the most that each peer may claim
     ) -> None:
         self.name = name
         self.others = tuple(others)
         self.folder = folder
         self._config = config
         self._labels = labels
+        self._samples_of = {} if samples_of is None else samples_of
         self._description = describe(config, labels) if labels else {}
         self._runner: Runner | None = None
         self._stop_reason: str | None = None
@@ -166,7 +168,7 @@ class Node:
                 checkpoints,
                 log,
                 epochs=self._config.train.epochs,
-                limits=Limits(max_message_bytes=message_limit(weights)),
+                limits=Limits(message_limit(weights), samples_of=self._samples_of),
                 description=self._description,
                 differences=federation.compression != PLAIN,
             )

@@ -155,7 +155,9 @@ class Peer:
                 asks = isinstance(message, messages.Ping | messages.Pull)
                 if asks and known_alive and (self.deadline is None or now < self.deadline):
                     return out  # nothing else has changed
-            case events.PeerGone(peer, reason):
+            case events.PeerGone(peer, reason, refused):
+                if refused:
+                    self._awaited.pop(peer, None)  # no use
                 self._lost(peer, reason, now, out)
             case events.Rejected(peer, reason):
                 self._set_aside(peer, reason, now, out)

@@ -18,6 +18,7 @@ from typing import Any
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
 from bt.eventlog import EventLog
+from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
 from bt.modelfile import BadModelFile
@@ -27,7 +28,7 @@ from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.versions import NEVER_TRAINED, Version
 from bt.weights import FlatWeights
 from transports import image, messages
-from transports.base import PeerGone, Received, Transport
+from transports.base import PeerGone, Received, Transport, Unwelcome
 
 _JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
 _SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
@@ -78,7 +79,7 @@ class Runner:
         self._checkpoints = checkpoints
         self._log = log
         self._epochs = epochs
-        self._limits = limits
+        self._gate = Gate(limits, lambda peer, why: log.write("limit", peer=peer, reason=why))
         self._description = description or {}
         self._new_rule = rule
         self._clock = clock
@@ -168,12 +169,11 @@ class Runner:
         size = sum(len(frame) for frame in received.frames)
         self._totals["bytes_in"] += size
         try:
-            message = messages.decode(received.frames, limits=self._limits)
+            message = self._gate.take(received, self._clock())
         except messages.MessageError as exc:
             self._feed(events.Rejected(sender, str(exc)))
             return
-        if message.sender != sender:
-            self._feed(events.Rejected(sender, f"claims to be {message.sender}"))
+        if message is None:
             return
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
@@ -230,7 +230,7 @@ class Runner:
         try:
             self._transport.send(to, frames)
         except PeerGone as exc:
-            self._feed(events.PeerGone(to, exc.reason))
+            self._feed(events.PeerGone(to, exc.reason, isinstance(exc, Unwelcome)))
             return False
         self._totals["bytes_out"] += sum(len(frame) for frame in frames)
         match message:

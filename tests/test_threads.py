@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bt.options import neighbours
+from bt.contacts import Contacts
 from bt.threads import threads_each
 
 
@@ -33,10 +33,10 @@ def test_what_the_user_says_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_peers_on_loopback_are_neighbours() -> None:
-    addresses = {
+    addresses: dict[str, str | None] = {
         "b": "tcp://127.0.0.1:7302",
         "c": "ipc:///tmp/c",
         "d": "tcp://192.0.2.7:7302",
         "e": "tcp://[::1]:7302",
     }
-    assert neighbours(addresses) == 3
+    assert Contacts("a", "tcp://127.0.0.1:7301", addresses | {"f": None}).neighbours == 3

@@ -10,8 +10,8 @@ believes one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -54,11 +54,14 @@ ENCODINGS = (PLAIN, "fp16", "fp16+zstd", "int8", "int8+zstd")  # of an image, bt
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a received message may claim."""
+    """What a received message may claim, and how many of a peer are answered."""
 
     max_message_bytes: int
     max_header_bytes: int = 1 << 16
     max_samples: int = 1_000_000
+    samples_of: Mapping[str, int] = field(default_factory=dict)  # by name; others: max_samples
+    pings_per_s: int = 100  # of one peer; a healthy one sends two
+    pulls_per_s: int = 4000  # of one peer, ranges: 8 GB/s
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,7 @@ _KINDS: dict[str, Any] = {
 }
 _KIND_OF = {kind: name for name, kind in _KINDS.items()}
 _FIELDS = {
-    name: tuple(field.name for field in fields(kind) if field.name != "data")
+    name: tuple(each.name for each in fields(kind) if each.name != "data")
     for name, kind in _KINDS.items()
 }
 
