@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bt.files import DISK, Disk
 from bt.modelfile import BadModelFile, read_model, write_model
 from bt.versions import Version, VersionVector
 from bt.weights import FlatWeights
@@ -34,8 +35,9 @@ class Checkpoint:
 class CheckpointFile:
     """`checkpoint.safetensors` of one peer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self.path = path
+        self._disk = disk
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the file atomically."""
@@ -45,7 +47,8 @@ class CheckpointFile:
             "vector": checkpoint.vector,
             "totals": checkpoint.totals,
         }
-        write_model(self.path, checkpoint.weights, checkpoint.description | {"peer": state})
+        description = checkpoint.description | {"peer": state}
+        write_model(self.path, checkpoint.weights, description, self._disk)
 
     def load(self) -> Checkpoint | None:
         """The last saved state; None if there is none. Raises BadModelFile."""

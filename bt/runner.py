@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
-from bt.eventlog import EventLog
+from bt.eventlog import Log
 from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
 from bt.modelfile import BadModelFile
@@ -63,7 +63,7 @@ class Runner:
         transport: Transport,
         trainer: Trainer,
         checkpoints: CheckpointFile,
-        log: EventLog,
+        log: Log,
         *,
         epochs: int,
         limits: messages.Limits,
@@ -71,6 +71,7 @@ class Runner:
         differences: bool = False,
         rule: Callable[[], MergeRule] = WeightedMean,
         clock: Callable[[], float] = time.monotonic,
+        workers: Callable[[], Executor] = lambda: ThreadPoolExecutor(2),
     ) -> None:
         self.peer = peer
         self._transport = transport
@@ -82,6 +83,7 @@ class Runner:
         self._description = description or {}
         self._new_rule = rule
         self._clock = clock
+        self._workers = workers
         self._stop_reason: str | None = None
         self._intake: Intake | None = None  # of the round going on
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
@@ -108,11 +110,16 @@ class Runner:
     def run(self) -> Outcome:
         """Take part until finished or stopped. Raises what the trainer or the disk raises."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        deque(self.steps(), maxlen=0)
+        return self._outcome
+
+    def steps(self) -> Iterator[None]:
+        """The same step by step; in each at most one message and one tick are taken."""
         self._resume()
         started = self._clock()
         spent_before = self._totals["seconds"]
         evaluated = False
-        with ThreadPoolExecutor(2) as self._pool:  # one job at a time, and one save
+        with self._workers() as self._pool:  # one job at a time, and one save
             try:
                 self._feed(events.Tick())
                 while not (self.peer.finished and self._job is self._saving is None):
@@ -126,6 +133,7 @@ class Runner:
                         self._start(self._evaluate, self._keep_evaluation)
                     self._step()
                     self._totals["seconds"] = spent_before + self._clock() - started
+                    yield
             except BaseException:
                 self._outcome.reason = "failed"
                 raise
@@ -137,9 +145,7 @@ class Runner:
         if self._saving is not None:
             self._saving.result()  # it has ended with the pool: a full disk must be told
         self._outcome.weights = self._snapshot
-        self._outcome.version = self.peer.version
-        self._outcome.samples = self.peer.samples
-        return self._outcome
+        self._outcome.version, self._outcome.samples = self.peer.version, self.peer.samples
 
     # One step of the loop ---------------------------------------------------------------------
     def _step(self) -> None:
