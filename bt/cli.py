@@ -11,6 +11,7 @@ import typer
 from bt import __version__
 from bt import options as opt
 from bt.config import Config
+from bt.simulation.cli import simulate
 
 app = typer.Typer(
     name="bt",
@@ -366,6 +367,9 @@ def doctor(
     else:
         print_findings(console, report)
     raise typer.Exit(1 if report.problems else 0)
+
+
+app.command(cls=opt.Command)(simulate)
 
 
 @app.command(
