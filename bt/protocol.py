@@ -297,6 +297,7 @@ class Peer:
     def _advance(self, now: float, out: list[Instruction]) -> None:
         """Go as far as the clock and what is known allow, and set the next deadline."""
         for peer in [peer for peer, until in self._awaited.items() if now >= until]:
+            del self._awaited[peer]  # lost or not: a deadline that has passed must not come back
             self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
         if self.phase is Phase.PINGING:
             if not self._awaited:

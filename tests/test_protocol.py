@@ -304,3 +304,24 @@ def test_a_done_peer_that_is_restarted_waits_for_the_others_whatever_the_clock_s
         federation.wait(1.0)
         federation.deliver_all()
     assert set(federation.aggregated["a"]) == {"b"}
+
+
+def test_a_ping_unanswered_when_the_pulls_begin_does_not_keep_the_peer_awake() -> None:
+    federation = Federation(("a", "b", "c"), rounds=1)
+    for name in ("a", "c"):
+        federation.update(name)
+    federation.wait(1.0)  # a waits for b, and pings
+    federation.flying = [one for one in federation.flying if one[:2] != ("a", "c")]  # lost
+    federation.deliver_all()
+    federation.wait(4.5)
+    federation.flying.clear()
+    federation.start_round("b")
+    federation.deliver_all()
+    federation.finish_training("b")
+    while federation.peers["a"].phase is not Phase.PULLING:
+        federation.deliver()
+    federation.flying.clear()
+    federation.wait(0.6)  # the ping's deadline passes while the model of c is on its way
+    deadline = federation.peers["a"].deadline
+    assert deadline is not None
+    assert deadline > federation.now, "the runner would go round and round"
