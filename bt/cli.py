@@ -94,6 +94,7 @@ def train(
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     compression: opt.Compression = None,
+    fanout: opt.Fanout = None,
     seed: opt.Seed = None,
     out: opt.Out = None,
     config: opt.ConfigFile = None,
@@ -180,6 +181,7 @@ def peer(
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     compression: opt.Compression = None,
+    fanout: opt.Fanout = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
 ) -> None:

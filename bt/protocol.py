@@ -15,12 +15,13 @@ or gone, forms the aggregated model, and leaves when nobody needs it any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from bt import events
 from bt.events import Event, Instruction
+from bt.fanout import Fanout
 from bt.others import Other, Timing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
@@ -60,6 +61,7 @@ class Peer:
     timing: Timing = field(default_factory=Timing)
     pulls_at_once: int = 2
     choose: Callable[[Link], str] = lambda link: messages.PLAIN  # how models are coded for a link
+    fanout: Fanout = field(default_factory=Fanout)
 
     version: Version = field(default=NEVER_TRAINED, init=False)
     digest: str | None = field(default=None, init=False)  # of the image that is served
@@ -71,6 +73,7 @@ class Peer:
 
     def __post_init__(self) -> None:
         self._others = {name: Other() for name in sorted(self.others)}
+        self._asked: list[str] = []  # in the round going on
         self._awaited: dict[str, float] = {}  # pinged, no answer yet -> deadline
         self._retry_at = float("-inf")
         sizes = self.image_bytes, self.header_bytes
@@ -157,7 +160,9 @@ class Peer:
                 self._finish_training(out)
             case events.Persisted(digest):
                 self.digest = digest if self.version.count else None  # random weights are nobody's
-                out.append(events.Publish(self.announcement()))
+                told = self.announcement()
+                if self.fanout.most is None or told.state != "training":  # else who asks is told
+                    out.append(events.Publish(told))
             case events.Leave():
                 self.state = "leaving"
                 out.append(events.Publish(self.announcement()))
@@ -175,7 +180,9 @@ class Peer:
         self._pulls.begin([])
         if self.schedule.merges(self):
             self.phase = Phase.PINGING
-            self._ping_all(now, out)
+            fresh = self.version.count == 0  # or it lost its models: who merged them will tell
+            self._asked = [*self._others] if fresh else self.fanout.asked(self._others, now)
+            self._ping_all(self._asked, now, out)
         else:
             self._train(out)
 
@@ -301,7 +308,7 @@ class Peer:
             self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
         if self.phase is Phase.PINGING:
             if not self._awaited:
-                self._start_pulls(now)
+                self._start_pulls(self._asked, now)
             elif now >= self._retry_at:
                 self._ping(list(self._awaited), now, out)
         if self.phase is Phase.PULLING:
@@ -309,14 +316,15 @@ class Peer:
         if self.phase is Phase.IDLE and self._on_disk and self.state in ("done", "finished"):
             self._wind_up(now, out)
         if self.phase is Phase.IDLE and not self.ready and now >= self._retry_at:
-            self._ping_all(now, out)  # heartbeat while waiting for others
+            self._ping_all(self._others, now, out)  # heartbeat while waiting for others
         self.deadline = self._next_deadline()
 
-    def _start_pulls(self, now: float) -> None:
+    def _start_pulls(self, peers: Iterable[str], now: float) -> None:
         self.phase = Phase.PULLING
-        for other in self._others.values():
-            other.failures = 0
-        self._pulls.begin([peer for peer in self._others if self._has_news(peer, now)])
+        for peer in peers:
+            self._others[peer].failures = 0
+        news = [peer for peer in peers if self._has_news(peer, now)]
+        self._pulls.begin(news if self._aggregating else self.fanout.some(news))
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
         for peer, transfer in list(self._pulls.running.items()):
@@ -362,7 +370,7 @@ class Peer:
         ]
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True
-            self._start_pulls(now)
+            self._start_pulls(self._others, now)
             self._retry_at = now + self.timing.retry_s
             self._continue_pulls(now, out)
         elif self.state == "finished":
@@ -373,9 +381,9 @@ class Peer:
         merged = NEVER_TRAINED if self._aggregating else self.vector.get(peer, NEVER_TRAINED)
         return self._others[peer].has_newer_than(merged, now)
 
-    def _ping_all(self, now: float, out: list[Instruction]) -> None:
-        """Ping everybody; wait for those not known to be gone, up to one deadline."""
-        asked = [peer for peer, other in self._others.items() if now >= other.aside_until]
+    def _ping_all(self, peers: Iterable[str], now: float, out: list[Instruction]) -> None:
+        """Ping these; wait for those not known to be gone, up to one deadline."""
+        asked = [peer for peer in peers if now >= self._others[peer].aside_until]
         for peer in asked:
             if not self._others[peer].gone:
                 self._awaited.setdefault(peer, now + self.timing.ping_s)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bt.checkpoint import CheckpointFile
 from bt.events import Event, Instruction
+from bt.fanout import Fanout
 from bt.protocol import Peer
 from bt.runner import Outcome, Runner
 from bt.simulation.disk import VirtualDisk
@@ -114,6 +115,7 @@ class Process:
             timing=setup.timing,
             pulls_at_once=setup.pulls_at_once,
             choose=lambda link: setup.encoding,
+            fanout=Fanout(setup.fanout, world.chance),
         )
         self.peer.watch = Watch(world, self, self.peer)
         transport = LyingTransport if self.liar else VirtualTransport
