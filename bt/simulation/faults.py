@@ -79,7 +79,7 @@ def plan(world: World, kinds: tuple[str, ...], until: float) -> None:
         world.at(until * chance.random(), _fill, chance.choice(processes))
     if "slow" in drawn:
         process = chance.choice(processes)
-        process.slowness = chance.choice((3.0, 10.0))
+        process.slowness = chance.choice((3.0, 8.0))
         for _ in range(chance.randint(0, 3)):
             seconds = chance.choice((0.1, 1.0, 8.0))
             process = chance.choice(processes)
@@ -173,8 +173,10 @@ def _end(world: World) -> None:
         process.fuse = None if process.up else process.fuse
         process.disk.full = False
         process.slowness = 1.0
+        process.paused_until = world.now
         process.revive = None
         if process.liar and process.up and world.chance.random() < 0.5:
             process.ended = True
             process.kill()
+        process.wake()
         process.start()

@@ -74,6 +74,7 @@ class Watch:
         self._began_at = 0.0
         self._heard_at: dict[str, float] = {}
         self._asked_at: dict[str, float] = {}
+        self._in_touch: set[str] = set()  # heard of in calm weather
         self._there: dict[str, tuple[Version, str]] = {}  # at the round's begin; calm weather only
 
     def _begins(self) -> None:
@@ -88,6 +89,8 @@ class Watch:
     def after(self, event: Event, out: Sequence[Instruction], now: float) -> None:
         """Look at what an event has done."""
         world, peer = self._world, self._peer
+        if self._process.dead:
+            return
         world.events += 1
         if world.transcript is not None:
             world.transcript.handled(world.now, self._me, event, out)
@@ -98,7 +101,7 @@ class Watch:
                 self._register(event.digest)
             return
         if type(event) is events.Received:
-            self._heard_at[event.message.sender] = now
+            self._hears(event.message, now)
         elif type(event) is events.RoundDue:
             self._round_begins(now)
         elif type(event) is events.Persisted:
@@ -115,6 +118,17 @@ class Watch:
             since = max(self._heard_at.get(name, now), self._asked_at.get(name, now))
             if now >= since + peer.timing.ping_s:
                 self._violated(f"waits for {name}, silent for {now - since:.3f} s")
+
+    def _hears(self, message: messages.Message, now: float) -> None:
+        self._heard_at[message.sender] = now
+        if self._world.calm:
+            self._in_touch.add(message.sender)
+        if isinstance(message, messages.Version) and message.seen is not None:
+            seen = Version(*message.seen)
+            if seen > self._peer.version and not self._world.processes[message.sender].liar:
+                self._violated(
+                    f"goes on as {self._peer.version}, but {message.sender} has merged {seen}"
+                )
 
     # Versions ---------------------------------------------------------------------------------
     def _check_versions(self) -> None:
@@ -202,20 +216,20 @@ class Watch:
         if self._world.processes[note.peer].liar:
             return
         excused = (*_FOR_SLOWNESS, _FOR_A_LOSS)
-        if self._world.calm or not note.reason.startswith(excused):
+        if self._world.quiet or not note.reason.startswith(excused):
             self._violated(f"sets honest {note.peer} aside: {note.reason}")
 
     # Rounds -----------------------------------------------------------------------------------
     def _round_begins(self, now: float) -> None:
         self._began_at = now
         self._coming.clear()
-        self._there = {}
-        if self._world.calm:
-            self._there = {n: k for n, k in self._truth.kept.items() if self._is_there(n)}
+        self._there = {n: k for n, k in self._truth.kept.items() if self._is_there(n)}
 
     def _is_there(self, name: str) -> bool:
+        """Whether nothing excuses leaving out what that peer has."""
         process = self._world.processes[name]
-        return name != self._me and process.up and not process.liar
+        honest = name in self._in_touch and process.up and not process.liar
+        return honest and not self._peer.distrusts(name)
 
     def _check_pinging(self, now: float) -> None:
         until = self._began_at + self._peer.timing.ping_s
@@ -265,8 +279,6 @@ class Watch:
                     self._violated(f"takes {version} of {name}, a new model, for an old one")
 
     def _check_aggregate(self, aggregate: events.Aggregate) -> None:
-        if not self._world.calm:
-            return
         for name, (version, _) in self._truth.kept.items():
             if self._is_there(name) and aggregate.merged.get(name, NEVER_TRAINED) < version:
                 got = aggregate.merged.get(name)

@@ -47,6 +47,10 @@ class WatchedPeer(Peer):
     def pulling(self) -> dict[str, Transfer]:
         return self._pulls.running
 
+    def distrusts(self, name: str) -> bool:
+        """Whether it has set that peer aside."""
+        return self._now < self._others[name].aside_until
+
     @property
     def merged(self) -> VersionVector:
         return self._pulls.merged

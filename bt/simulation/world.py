@@ -28,11 +28,12 @@ _TIMING = Timing(
     stall_s=2.0,
     pull_s=8.0,
     heartbeat_s=3.0,
-    patience_s=60.0,
+    patience_s=200.0,
     set_aside_s=4.0,
 )
-_SETTLING_S = 80.0  # after the last fault, until what it did to the peers is over
-_LONGEST_S = 1500.0  # after the last fault
+_SETTLING_S = 6.0  # after the last fault, until all are in touch again,
+_QUIET_S = 30.0  # and until nobody has a reason to think ill of another
+_LONGEST_S = 2000.0  # after the last fault
 _SMALL, _LARGE = Mould(24), Mould(GRAIN // 4 + 8)  # a message each, or two
 
 
@@ -101,7 +102,7 @@ class World:
         self.processes = {
             name: Process(self, name, self.chance.randint(1, 5)) for name in self.names
         }
-        self._calm_from = self.chance.uniform(1.0, 20.0) if kinds else 0.0
+        self._calm_from = self.chance.uniform(0.5, 15.0) if kinds else 0.0
         faults.plan(self, kinds, self._calm_from)
 
     def run(self) -> Ended:
@@ -130,8 +131,13 @@ class World:
 
     @property
     def calm(self) -> bool:
-        """Whether faults are over, and what follows from them."""
+        """Whether faults are over: from now on a round gets all there is."""
         return self.now >= self._calm_from + _SETTLING_S or not self._calm_from
+
+    @property
+    def quiet(self) -> bool:
+        """Whether honest peers have no excuse left for setting each other aside."""
+        return self.now >= self._calm_from + _QUIET_S or not self._calm_from
 
     def others(self, name: str) -> tuple[str, ...]:
         return tuple(other for other in self.names if other != name)
@@ -156,7 +162,7 @@ class World:
 def drawn(setup: Setup, chance: random.Random, seed: int) -> Setup:
     """`setup` with what is left to the seed."""
     peers = setup.peers or chance.randint(2, 5)
-    names, rounds = peer_names(peers), chance.randint(1, 4)
+    names, rounds = peer_names(peers), chance.randint(1, 6)
     schedule: Schedule = Async()
     if chance.random() < 0.15 and setup.fanout is None:
         schedule = Sequential(names, rounds, seed)
