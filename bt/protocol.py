@@ -29,7 +29,7 @@ from bt.transfer import Gone, Link, Misfit
 from bt.versions import NEVER_TRAINED, Version, VersionVector
 from transports import messages
 
-MOST_LOSSES = 16  # incarnations a peer may be behind what others know of it
+MOST_LOSSES = 16  # that a peer is told of by one other, and incarnations it may be behind
 LEFT = "left"
 
 
@@ -79,9 +79,8 @@ class Peer:
         sizes = self.image_bytes, self.header_bytes
         self._pulls = Pulls(self.me, *sizes, self.pulls_at_once, self.choose)
         self._aggregating = False
-        about = NEVER_TRAINED, self.samples, self.schema, self.state
-        self._told = messages.Version(self.me, *about)  # the latest announcement
-        self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
+        self._told = messages.Version(self.me, (0, 0), self.samples, self.schema, self.state)
+        self._told_of_loss: list[str] = []  # by whom; they knew of lost models of ours
         self._now = 0.0
         self._done_at: float | None = None
 
@@ -134,9 +133,11 @@ class Peer:
         return self._told
 
     def answer(self, to: str) -> messages.Version:
-        """Version, and which of `to`'s models was merged: a peer that lost its disk learns it."""
-        told, seen = self.announcement(), self.vector.get(to)
-        return told if seen is None else replace(told, seen=seen)
+        """Version, and the newest of `to`'s that is known: a peer that lost its disk learns it."""
+        known = self._others[to].known
+        heard = NEVER_TRAINED if known is None else Version(*known.version)
+        seen, told = max(heard, self.vector.get(to, heard)), self.announcement()
+        return told if seen == NEVER_TRAINED else replace(told, seen=seen)
 
     # The only mutator -------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -224,16 +225,16 @@ class Peer:
             self._lost(sender, LEFT, now, out)
 
     def _reincarnate(self, sender: str, seen: Version, now: float, out: list[Instruction]) -> None:
-        """`sender` merged a newer model of ours than we have: our state was lost.
+        """`sender` knows of a newer model of ours than we have: our state was lost.
 
-        At most once per peer, and by small steps: a liar must not drive versions up.
+        A few times per peer, and by small steps: a liar must not drive versions up.
         """
         rise = seen.incarnation + 1 - self.version.incarnation
         too_high = rise > MOST_LOSSES or seen.incarnation >= messages.MAX_VERSION
-        if sender in self._told_of_loss or too_high:
-            self._set_aside(sender, f"claims to have merged our version {seen}", now, out)
+        if self._told_of_loss.count(sender) >= MOST_LOSSES or too_high:
+            self._set_aside(sender, f"claims to know our version {seen}", now, out)
             return
-        self._told_of_loss.add(sender)
+        self._told_of_loss.append(sender)
         self.version = Version(seen.incarnation + 1, self.version.count)
         self.digest = None  # until it is served under its new version
         out.append(events.Persist())
@@ -268,8 +269,7 @@ class Peer:
 
     def _lost(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
         other = self._others[peer]
-        # A peer never heard of may still be starting, and a link in the middle of a model may come
-        # back: they get until the deadline.
+        # It may still be starting, or the link come back in the middle of a model: until then.
         starting = other.known is None and now < self._awaited.get(peer, now)
         transfer = self._pulls.running.get(peer)
         halting = transfer is not None and now < transfer.progress_at + self.timing.ping_s

@@ -237,6 +237,18 @@ def test_a_peer_that_lost_its_disk_starts_a_new_incarnation() -> None:
     assert federation.update("a") == ("b",), "its new model is not taken for an old one"
 
 
+def test_models_that_nobody_merged_count_when_a_disk_is_lost() -> None:
+    federation = Federation(AB, rounds=9)
+    for _ in range(3):
+        federation.update("b")  # a hears of them
+    federation.crash("b")
+    federation.disk.clear()
+    federation.restart("b")
+    federation.update("b")
+    assert federation.peers["b"].version == Version(1, 1), "no number stands for two models"
+    assert federation.update("a") == ("b",), "its new model is not taken for an old one"
+
+
 def test_a_peer_asked_to_leave_says_so_and_nobody_waits_for_it() -> None:
     federation = Federation(ABC, rounds=1)
     for name in ABC:
@@ -267,6 +279,10 @@ def test_a_liar_cannot_drive_versions_up() -> None:
         federation.feed("a", events.Received(lie))
         assert federation.peers["a"].version == Version(0, 0)
     assert federation.notes[-1][1].event == "reject"
+    for step in range(1000):
+        lie = messages.Version("b", (0, 1), 1, SCHEMA.hash, "training", None, (step, 9))
+        federation.feed("a", events.Received(lie))
+    assert federation.peers["a"].version.incarnation < 20
 
 
 def test_a_peer_that_lives_but_makes_no_progress_is_not_waited_for_for_ever() -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from bt.simulation.world import World
 
 _FOR_SLOWNESS = ("sends its model too slowly", "sent no weights for")
-_FOR_A_LOSS = "claims to have merged"  # a peer that was told twice of lost models
 
 
 class Model(NamedTuple):
@@ -127,7 +126,7 @@ class Watch:
             seen = Version(*message.seen)
             if seen > self._peer.version and not self._world.processes[message.sender].liar:
                 self._violated(
-                    f"goes on as {self._peer.version}, but {message.sender} has merged {seen}"
+                    f"goes on as {self._peer.version}, but {message.sender} knows of {seen}"
                 )
 
     # Versions ---------------------------------------------------------------------------------
@@ -215,8 +214,7 @@ class Watch:
     def _check_rejection(self, note: events.Note) -> None:
         if self._world.processes[note.peer].liar:
             return
-        excused = (*_FOR_SLOWNESS, _FOR_A_LOSS)
-        if self._world.quiet or not note.reason.startswith(excused):
+        if self._world.quiet or not note.reason.startswith(_FOR_SLOWNESS):
             self._violated(f"sets honest {note.peer} aside: {note.reason}")
 
     # Rounds -----------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def _of(message: Message) -> str:
             return "ping"
         case messages.Version(version=version, state=state, digest=digest, seen=seen):
             shown = f"version {Version(*version)} ({state}, model {(digest or 'none')[:6]}"
-            return shown + (f", has merged {Version(*seen)})" if seen else ")")
+            return shown + (f"; knows your {Version(*seen)})" if seen else ")")
         case messages.Pull(digest=digest, offset=offset, length=length, encoding=encoding):
             coded = "" if encoding == messages.PLAIN else f" as {encoding}"
             return f"pull of {digest[:6]}[{offset}:{offset + length}]{coded}"
