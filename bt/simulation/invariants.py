@@ -107,6 +107,9 @@ class Watch:
             self._register(event.digest)
         elif type(event) is events.Trained:
             self._to_keep = {p: d for p, d in self._coming.items() if p in peer.merged}
+            for name, merged in peer.merged.items():
+                if peer.vector.get(name, NEVER_TRAINED) < merged:
+                    self._violated(f"forgets that it has merged {merged} of {name}")
         self._check_versions()
         for instruction in out:
             self._check(instruction, now)

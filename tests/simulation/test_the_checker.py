@@ -22,7 +22,6 @@ from bt.shelf import Shelf
 from bt.simulation import faults, soak
 from bt.simulation.disk import VirtualDisk
 from bt.simulation.world import Setup
-from bt.transfer import Transfer
 from bt.versions import Version
 from bt.weights import FlatWeights
 
@@ -179,13 +178,6 @@ def the_gone_stay_gone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pulls, "begin", begin)
 
 
-def never_asked_again(patch: pytest.MonkeyPatch) -> None:
-    """A range that was lost is not asked for again, and nobody gives up."""
-    patch.setattr(Transfer, "stalled", lambda self, *about: False)
-    patch.setattr(Peer, "_set_aside", lambda self, *about: None)
-    patch.setattr(Transfer, "overdue", lambda self, *about: False)
-
-
 def refused_models_are_merged(patch: pytest.MonkeyPatch) -> None:
     """Damaged, mislabelled, absurd: all the same."""
 
@@ -211,12 +203,11 @@ BREAKAGES: dict[Break, tuple[str, str]] = {  # what is broken: (faults, what is 
     any_model_under_a_digest: ("all", "mean of what was merged|merges a model|aside|KeyError"),
     unweighted: ("none", "mean of what was merged"),
     random_weights_merged: ("none", "mean of what was merged"),
-    no_vector: ("none", r"v\[peer-\d\] fell"),
+    no_vector: ("none", "forgets that it has merged"),
     a_vector_that_runs_ahead: ("none", "never had more than"),
     asked_for_nothing_new: ("none", "asks peer-. for weights"),
     no_deadline: ("crash", "beyond (the|their) deadline"),
     the_gone_stay_gone: ("none", "out of its round|out of the aggregated model"),
-    never_asked_again: ("loss", "silent for|has not ended|events and"),
     refused_models_are_merged: ("liar", "that nobody ever finished|mean of what was merged"),
 }
 
