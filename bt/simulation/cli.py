@@ -10,7 +10,7 @@ import typer
 
 def simulate(
     peers: Annotated[
-        int | None, typer.Option(min=2, help="How many. Default: 2 to 5, as the seed has it.")
+        int | None, typer.Option(min=2, help="How many. Default: 2 to 4, as the seed has it.")
     ] = None,
     schedules: Annotated[int, typer.Option(min=1, help="How many, each of its own seed.")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="Of the first; it decides everything.")] = 0,

@@ -27,7 +27,7 @@ _TIMING = Timing(
     retry_s=0.5,
     stall_s=2.0,
     pull_s=8.0,
-    heartbeat_s=3.0,
+    heartbeat_s=6.0,
     patience_s=200.0,
     set_aside_s=4.0,
 )
@@ -70,7 +70,7 @@ class Ended(NamedTuple):
 
 
 class World:
-    """`kinds` of faults befall a federation of `peers` peers (None: 2 to 5)."""
+    """`kinds` of faults befall a federation of `peers` peers (None: 2 to 4)."""
 
     rule: Callable[[], MergeRule] = WeightedMean
 
@@ -161,10 +161,10 @@ class World:
 
 def drawn(setup: Setup, chance: random.Random, seed: int) -> Setup:
     """`setup` with what is left to the seed."""
-    peers = setup.peers or chance.randint(2, 5)
-    names, rounds = peer_names(peers), chance.randint(1, 6)
+    peers = setup.peers or chance.choice((2, 3, 3, 4))
+    names, rounds = peer_names(peers), chance.randint(1, 5)
     schedule: Schedule = Async()
-    if chance.random() < 0.15 and setup.fanout is None:
+    if chance.random() < 0.1 and setup.fanout is None:
         schedule = Sequential(names, rounds, seed)
     return replace(
         setup,
@@ -173,7 +173,7 @@ def drawn(setup: Setup, chance: random.Random, seed: int) -> Setup:
         schedule=schedule,
         pulls_at_once=chance.randint(1, 3),
         encoding=chance.choice(("fp16", "int8+zstd")) if chance.random() < 0.1 else "none",
-        training_s=chance.choice((0.3, 3.0, 8.0)),
+        training_s=chance.choice((0.3, 2.0, 5.0)),
         saving_s=chance.choice((0.01, 0.5)),
         large=chance.random() < 0.3,
     )
