@@ -167,6 +167,7 @@ class Watch:
                 truth.reused += 1
         truth.newest[self._me] = max(version, truth.newest.get(self._me, version))
         truth.kept[self._me] = version, digest
+        self._world.finished(self._me, digest, self._to_keep)
         for name, taken in self._to_keep.items():
             truth.merged[self._me, name] = taken
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -107,22 +108,34 @@ class World:
 
     def run(self) -> Ended:
         """Until all have ended, or something has gone wrong that must not."""
-        future = self._future
         limit = self._calm_from + _LONGEST_S
-        while future and not self.violations and future[0][0] < limit:
-            self.now, _, happens, to_what = heapq.heappop(future)
-            happens(to_what)
-            if self.events > self.setup.most_events:
-                self.violated("federation", f"had {self.events} events and has not ended")
+        while not self.violations and self.next_at < limit:
+            self.one()
         if not self.violations:
             for process in self.processes.values():
                 if process.up and not process.liar:
                     self.violated(process.name, f"has not ended after {self.now:.0f} s")
+        self.close()
         violations = tuple(self.violations)
+        return Ended(self.seed, self.events, violations, self.now, self.network.traffic)
+
+    @property
+    def next_at(self) -> float:
+        """When the next thing happens; never: infinity."""
+        return self._future[0][0] if self._future else math.inf
+
+    def one(self) -> None:
+        """Let the next thing happen."""
+        self.now, _, happens, to_what = heapq.heappop(self._future)
+        happens(to_what)
+        if self.events > self.setup.most_events:
+            self.violated("federation", f"had {self.events} events and has not ended")
+
+    def close(self) -> None:
+        """End those that still live."""
         for process in self.processes.values():
             process.revive = None
             process.kill()
-        return Ended(self.seed, self.events, violations, self.now, self.network.traffic)
 
     def at(self, when: float, happens: Callable[[Any], None], to_what: Any) -> None:
         """Have something happen."""
@@ -149,6 +162,9 @@ class World:
             return self.chance.choice((1e9, 1e30))
         self._values += 1
         return (self._values * 40503 % 65521) / 8
+
+    def finished(self, who: str, digest: str, merged: dict[str, str]) -> None:
+        """A model is served that was made of these, by their digests; for those who count."""
 
     def violated(self, who: str, what: str) -> None:
         self.violations.append(f"{who} {what}")
