@@ -315,7 +315,7 @@ class Peer:
             self._continue_pulls(now, out)
         if self.phase is Phase.IDLE and self._on_disk and self.state in ("done", "finished"):
             self._wind_up(now, out)
-        if self.phase is Phase.IDLE and not self.ready and now >= self._retry_at:
+        if self.phase is Phase.IDLE and self._on_disk and not self.ready and now >= self._retry_at:
             self._ping_all(self._others, now, out)  # heartbeat while waiting for others
         self.deadline = self._next_deadline()
 
@@ -332,8 +332,7 @@ class Peer:
             if now >= heard_at + self.timing.ping_s:
                 self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
             elif now >= transfer.progress_at + self.timing.pull_s:
-                reason = f"sent no weights for {self.timing.pull_s:g} s"
-                self._set_aside(peer, reason, now, out)
+                self._set_aside(peer, f"sent no weights for {self.timing.pull_s:g} s", now, out)
             elif transfer.overdue(now, self.timing.pull_s):
                 self._set_aside(peer, "sends its model too slowly", now, out)
             elif transfer.stalled(now, self.timing.stall_s, self.timing.pull_s / 3):
@@ -395,6 +394,7 @@ class Peer:
         out += [events.Send(peer, messages.Ping(self.me)) for peer in peers]
 
     def _next_deadline(self) -> float | None:
-        if self.phase is Phase.TRAINING or self.ready or self.finished:
+        saving = self.phase is Phase.IDLE and not self._on_disk
+        if saving or self.phase is Phase.TRAINING or self.ready or self.finished:
             return None
         return min([self._retry_at, *self._awaited.values()])

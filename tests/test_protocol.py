@@ -237,6 +237,16 @@ def test_a_peer_that_lost_its_disk_starts_a_new_incarnation() -> None:
     assert federation.update("a") == ("b",), "its new model is not taken for an old one"
 
 
+def test_nobody_is_asked_anything_while_the_disk_is_waited_for() -> None:
+    federation = Federation(ABC, rounds=2)
+    federation.start_round("a")
+    federation.deliver_all()
+    federation.now += 10.0
+    peer = federation.peers["a"]
+    assert peer.handle(events.Trained(), federation.now) == [events.Persist()]
+    assert peer.deadline is None, "it would be woken for nothing"
+
+
 def test_models_that_nobody_merged_count_when_a_disk_is_lost() -> None:
     federation = Federation(AB, rounds=9)
     for _ in range(3):
