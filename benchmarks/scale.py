@@ -22,7 +22,7 @@ from bt.simulation.world import Setup, World
 from bt.versions import Version
 
 FANOUT = 4
-MOST_THAT_ASK_ALL = 100  # with more N^2 messages take too long; --all tries all the same
+MOST_THAT_ASK_ALL = 100  # with more, N^2 messages take long; --all takes the time
 
 
 class Gossip(World):
