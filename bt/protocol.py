@@ -134,8 +134,7 @@ class Peer:
 
     def answer(self, to: str) -> messages.Version:
         """Version, and the newest of `to`'s that is known: a peer that lost its disk learns it."""
-        known = self._others[to].known
-        heard = NEVER_TRAINED if known is None else Version(*known.version)
+        heard = Version(*known.version) if (known := self._others[to].known) else NEVER_TRAINED
         seen, told = max(heard, self.vector.get(to, heard)), self.announcement()
         return told if seen == NEVER_TRAINED else replace(told, seen=seen)
 
@@ -223,6 +222,7 @@ class Peer:
             other.known = message
         if message.state == "leaving":
             self._lost(sender, LEFT, now, out)
+            other.known = replace(message, state="training")  # should it come back
 
     def _reincarnate(self, sender: str, seen: Version, now: float, out: list[Instruction]) -> None:
         """`sender` knows of a newer model of ours than we have: our state was lost.

@@ -275,6 +275,24 @@ def test_a_peer_asked_to_leave_says_so_and_nobody_waits_for_it() -> None:
     assert ("a", events.Note("gone", "c", "left")) in federation.notes
 
 
+def test_a_peer_that_left_and_came_back_is_waited_for() -> None:
+    federation = Federation(AB, rounds=1)
+    federation.start_round("a")
+    federation.deliver_all()
+    federation.feed("b", events.Leave())
+    federation.crash("b")
+    federation.deliver_all()
+    federation.restart("b")
+    federation.feed("a", events.Received(messages.Ping("b")))  # its first sign of life
+    federation.flying.clear()
+    federation.finish_training("a")
+    assert "a" not in federation.aggregated, "b has only begun"
+    federation.update("b")
+    federation.wait(1.0)
+    federation.deliver_all()
+    assert federation.aggregated["a"] == ("b",)
+
+
 def test_a_round_can_only_start_when_ready() -> None:
     federation = Federation(AB)
     federation.start_round("a")
