@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bt.files import DISK, Disk
 from bt.modelfile import BadModelFile, read_model, write_model
 from bt.versions import Version, VersionVector
 from bt.weights import FlatWeights
 from transports.base import valid_name
 from transports.messages import MAX_VERSION
+from transports.schema import Schema
 
 TOTALS = ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds")
 
@@ -35,8 +37,9 @@ class Checkpoint:
 class CheckpointFile:
     """`checkpoint.safetensors` of one peer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self.path = path
+        self._disk = disk
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the file atomically."""
@@ -47,7 +50,8 @@ class CheckpointFile:
             "totals": checkpoint.totals,
             "joined_at": checkpoint.joined_at,
         }
-        write_model(self.path, checkpoint.weights, checkpoint.description | {"peer": state})
+        description = checkpoint.description | {"peer": state}
+        write_model(self.path, checkpoint.weights, description, self._disk)
 
     def load(self) -> Checkpoint | None:
         """The last saved state; None if there is none. Raises BadModelFile."""
@@ -57,6 +61,19 @@ class CheckpointFile:
             return self._load()
         except BadModelFile as exc:
             raise BadModelFile(f"{exc}; move it away to start afresh") from exc
+
+    def load_of(self, peer: str, schema: Schema) -> Checkpoint | None:
+        """The same; another peer's state or another network's is refused, too."""
+        found = self.load()
+        if found is None:
+            return None
+        if found.peer not in ("", peer):
+            raise BadModelFile(f"{self.path} is of peer {found.peer}; choose another --out")
+        if (differing := schema.difference(found.weights.schema)) is not None:
+            raise BadModelFile(
+                f"{self.path} holds another network ({differing}); choose another --out"
+            )
+        return found
 
     def _load(self) -> Checkpoint:
         weights, description = read_model(self.path)

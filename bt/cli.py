@@ -13,6 +13,7 @@ from bt import options as opt
 from bt.cli_keys import keys_app, roster_app
 from bt.config import Config
 from bt.experiment.cli import app as experiment_app
+from bt.simulation.cli import simulate
 
 app = typer.Typer(
     name="bt",
@@ -95,6 +96,7 @@ def train(
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     compression: opt.Compression = None,
+    fanout: opt.Fanout = None,
     seed: opt.Seed = None,
     out: opt.Out = None,
     config: opt.ConfigFile = None,
@@ -170,6 +172,7 @@ def peer(
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     compression: opt.Compression = None,
+    fanout: opt.Fanout = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
 ) -> None:
@@ -359,6 +362,9 @@ def doctor(
     else:
         print_findings(console, report)
     raise typer.Exit(1 if report.problems else 0)
+
+
+app.command(cls=opt.Command)(simulate)
 
 
 @app.command(

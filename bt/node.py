@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from bt.checkpoint import CheckpointFile
@@ -17,6 +18,7 @@ from bt.data.slices import slices_of
 from bt.data.volumes import Volume
 from bt.delta import chooser
 from bt.eventlog import EventLog
+from bt.fanout import Fanout
 from bt.files import write_atomic
 from bt.modelfile import BadModelFile, write_model
 from bt.models import build, describe, task_hash
@@ -155,6 +157,7 @@ class Node:
             # One after the other where runs must repeat exactly: sums depend on their order.
             pulls_at_once=1 if sequential else federation.pulls_at_once,
             choose=chooser(federation.compression, weights.schema.nbytes),
+            fanout=Fanout(federation.fanout, Random(f"{self._config.seed}/{self.name}")),
         )
         checkpoints = CheckpointFile(self.folder / "checkpoint.safetensors")
         self._refuse_other_structures(checkpoints)

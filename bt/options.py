@@ -253,6 +253,14 @@ Insecure = Annotated[
     ),
 ]
 CONTACTS = ("roster", "keys", "name", "listen", "peer", "announce", "insecure")
+Fanout = Annotated[
+    int | None,
+    typer.Option(
+        "--fanout",
+        rich_help_panel=_RUN,
+        help="A round asks so many random peers. Default: all. For large federations.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Decides split, weights and batches. Default: 0.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default: runs/NAME.")

@@ -24,7 +24,7 @@ class Timing:
     set_aside_s: float = 30.0  # first pause for a peer that sent something invalid; doubles
 
 
-@dataclass
+@dataclass(slots=True)
 class Other:
     """What a peer knows of another one."""
 

@@ -10,18 +10,17 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
-from bt.eventlog import EventLog
+from bt.eventlog import Log
 from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
-from bt.modelfile import BadModelFile
 from bt.protocol import Peer
 from bt.shelf import Shelf
 from bt.trainer import FitMetrics, Stopped, Trainer
@@ -64,7 +63,7 @@ class Runner:
         transport: Transport,
         trainer: Trainer,
         checkpoints: CheckpointFile,
-        log: EventLog,
+        log: Log,
         *,
         epochs: int,
         limits: messages.Limits,
@@ -72,6 +71,7 @@ class Runner:
         differences: bool = False,
         rule: Callable[[], MergeRule] = WeightedMean,
         clock: Callable[[], float] = time.monotonic,
+        workers: Callable[[], Executor] = lambda: ThreadPoolExecutor(2),
     ) -> None:
         self.peer = peer
         self._transport = transport
@@ -83,6 +83,7 @@ class Runner:
         self._description = description or {}
         self._new_rule = rule
         self._clock = clock
+        self._workers = workers
         self._stop_reason: str | None = None
         self._intake: Intake | None = None  # of the round going on
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
@@ -109,11 +110,16 @@ class Runner:
     def run(self) -> Outcome:
         """Take part until finished or stopped. Raises what the trainer or the disk raises."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        deque(self.steps(), maxlen=0)
+        return self._outcome
+
+    def steps(self) -> Iterator[None]:
+        """The same step by step; in each at most one message and one tick are taken."""
         self._resume()
         started = self._clock()
         spent_before = self._totals["seconds"]
         evaluated = False
-        with ThreadPoolExecutor(2) as self._pool:  # one job at a time, and one save
+        with self._workers() as self._pool:  # one job at a time, and one save
             try:
                 self._feed(events.Tick())
                 while not (self.peer.finished and self._job is self._saving is None):
@@ -127,6 +133,7 @@ class Runner:
                         self._start(self._evaluate, self._keep_evaluation)
                     self._step()
                     self._totals["seconds"] = spent_before + self._clock() - started
+                    yield
             except BaseException:
                 self._outcome.reason = "failed"
                 raise
@@ -138,9 +145,7 @@ class Runner:
         if self._saving is not None:
             self._saving.result()  # it has ended with the pool: a full disk must be told
         self._outcome.weights = self._snapshot
-        self._outcome.version = self.peer.version
-        self._outcome.samples = self.peer.samples
-        return self._outcome
+        self._outcome.version, self._outcome.samples = self.peer.version, self.peer.samples
 
     # One step of the loop ---------------------------------------------------------------------
     def _step(self) -> None:
@@ -315,18 +320,8 @@ class Runner:
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        checkpoint = self._checkpoints.load()
+        checkpoint = self._checkpoints.load_of(self.peer.me, self._snapshot.schema)
         if checkpoint is not None:
-            if checkpoint.peer not in ("", self.peer.me):
-                raise BadModelFile(
-                    f"{self._checkpoints.path} is of peer {checkpoint.peer}; choose another --out"
-                )
-            differing = self._snapshot.schema.difference(checkpoint.weights.schema)
-            if differing is not None:
-                raise BadModelFile(
-                    f"{self._checkpoints.path} holds another network ({differing}); "
-                    "choose another --out"
-                )
             self._totals.update(checkpoint.totals)
             self._snapshot = checkpoint.weights
             self._trainer.load(self._snapshot)

@@ -22,7 +22,7 @@ LEAST_BYTES_PER_S = 1 << 13  # a link, or a peer, that is slower costs a round t
 _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the round trip
 
 
-@dataclass
+@dataclass(slots=True)
 class Link:
     """What is known of the way to one peer."""
 

@@ -17,6 +17,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 PURE = (
     "bt.protocol",
     "bt.events",
+    "bt.fanout",
     "bt.others",
     "bt.pulls",
     "bt.schedule",

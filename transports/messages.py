@@ -80,8 +80,8 @@ class Version:
 
     `schema` is a hash of what must be the same everywhere (network, structures), `state` one of
     STATES, `digest` the XXH3-128 of its image (None: there is no model yet). `seen` is the
-    receiver's version that the sender merged last: a peer that lost its disk learns from it what
-    it once was. None in announcements, and where nothing was merged.
+    newest version of the receiver that the sender knows of: a peer that lost its disk learns from
+    it what it once was. None in announcements, and where nothing is known.
     """
 
     sender: str

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from bt import events
 from bt.experiment.clients import Clients
+from bt.fanout import Fanout
 from bt.intake import Bases, Intake
 from bt.merge import WeightedMean
 from bt.protocol import Peer
@@ -30,13 +31,12 @@ class Federation:
     """Runs all clients to their end. `models` has the last fine-tune of each."""
 
     def __init__(
-        self, clients: Clients, schedule: Schedule, seed: int, fanout: int | None = None
+        self, clients: Clients, schedule: Schedule, seed: int, most: int | None = None
     ) -> None:
         self.clients = clients
         self.models = {name: clients.initial(name) for name in clients.names}
         self.nbytes = 0
-        self._chance = random.Random(f"fanout/{seed}")
-        self._fanout = fanout
+        fanout = Fanout(most, random.Random(f"fanout/{seed}"))
         self._flying: deque[tuple[str, messages.Message]] = deque()  # to whom, what
         self._training: list[tuple[int, str]] = []  # a heap: when it ends, who
         self._starts: dict[str, FlatWeights | None] = {}
@@ -55,7 +55,7 @@ class Federation:
                 image.header_bytes(schema),
                 schedule=schedule,
                 pulls_at_once=1,  # in order of names: sums depend on their order
-                pick=self._pick,
+                fanout=fanout,
             )
             for name in clients.names
         }
@@ -80,11 +80,6 @@ class Federation:
                 return  # how each forms the aggregated model for itself is not part of the budget
             self._deliver_all()
             yield name
-
-    def _pick(self, news: list[str]) -> list[str]:
-        if self._fanout is None or self._fanout >= len(news):
-            return news
-        return sorted(self._chance.sample(news, self._fanout))
 
     def _deliver_all(self) -> None:
         while self._flying:
