@@ -97,8 +97,8 @@ class Peer:
     @property
     def ready(self) -> bool:
         """Whether a round may start now."""
-        idle = self.phase is Phase.IDLE and self._on_disk
-        return idle and self.state == "training" and self.schedule.ready(self)
+        idle = self.phase is Phase.IDLE and self._on_disk and self.state == "training"
+        return idle and self.schedule.ready(self)
 
     @property
     def _on_disk(self) -> bool:
@@ -150,7 +150,7 @@ class Peer:
                 back = self._others[message.sender].gone
                 self._receive(message, now, out)
                 late = self.deadline is not None and now >= self.deadline
-                if isinstance(message, messages.Ping | messages.Pull) and not (back or late):
+                if isinstance(message, messages.Ping | messages.Pull) and not back and not late:
                     return out  # nothing else has changed
             case events.PeerGone(peer, reason, refused):
                 if refused:
@@ -353,10 +353,10 @@ class Peer:
 
     def _train(self, out: list[Instruction]) -> None:
         self.phase = Phase.TRAINING
-        merged = self._pulls.merged
-        if self.version.count == 0 and merged:
-            self.joined_at = min(typical_count(merged), self.rounds)
-        out.append(events.Train(self.joined_at + self.version.count, tuple(merged)))
+        if self.version.count == 0 and self._pulls.merged:
+            self.joined_at = min(typical_count(self._pulls.merged), self.rounds)
+        update = self.joined_at + self.version.count
+        out.append(events.Train(update, tuple(self._pulls.merged)))
 
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""

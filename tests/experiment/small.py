@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,11 +29,11 @@ class Watched(ChoosyTrainer):
         self._update = update
         return super().learning_rate(update)
 
-    def _batches(self, order: Any) -> list[torch.Tensor]:
-        found = super()._batches(order)
+    def batches(self, order: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         rate = super().learning_rate(self._update)
-        self.seen += [(self._update, rate, batch.tolist()) for batch in found]
-        return found
+        for images, classes in super().batches(order):
+            self.seen.append((self._update, rate, images.flatten(1).sum(1).tolist()))
+            yield images, classes
 
 
 def network() -> nn.Module:
