@@ -65,6 +65,7 @@ class Progress:
         self._count, self._total_s = len(seconds), sum(seconds)
         self._ended, self._ended_s = 0, 0.0
         self._running: dict[str, tuple[bars.TaskID, float]] = {}
+        self._done: dict[str, float] = {}  # of the estimated seconds of each
         self._started = time.monotonic()
         self._bars = bars.Progress(
             bars.TextColumn("{task.description}"),
@@ -89,15 +90,15 @@ class Progress:
         """`name` runs now, and is expected to take so long."""
         task = self._bars.add_task(name, total=seconds, left="")
         self._running[name] = task, seconds
+        self._done[name] = 0.0
 
     def update(self, name: str, done_s: float) -> None:
         """So much of that is behind it."""
         task, seconds = self._running[name]
-        self._bars.update(task, completed=min(done_s, 0.99 * seconds))
-        done = self._ended_s
-        done += sum(self._bars.tasks[task].completed for task, _ in self._running.values())
-        left = duration(self._left_s(done))
-        self._bars.update(self._all, completed=done, left=left and f"about {left} left")
+        self._done[name] = min(done_s, 0.99 * seconds)
+        self._bars.update(task, completed=self._done[name])
+        left = duration(self._left_s())
+        self._bars.update(self._all, completed=self._done_s(), left=left and f"about {left} left")
 
     def finish(self, name: str, result: Mapping[str, Any]) -> None:
         """It has ended with this result."""
@@ -112,12 +113,17 @@ class Progress:
         if of_clients:
             said.append(f"{mean(of_clients):.3f} mean of clients")
         said.append(duration(result["seconds"]))
-        left = duration(self._left_s(self._ended_s)) if self._ended < self._count else ""
+        left = duration(self._left_s()) if self._ended < self._count else ""
         said += [f"about {left} left"] if left else []
         self._bars.console.print("  ".join(said), soft_wrap=True)
 
-    def _left_s(self, done_s: float) -> float | None:
+    def _done_s(self) -> float:
+        """Of the estimated seconds, of all parts."""
+        return self._ended_s + sum(self._done[name] for name in self._running)
+
+    def _left_s(self) -> float | None:
         """At the speed so far, whatever the estimate was."""
+        done_s = self._done_s()
         if not done_s:
             return None
         return (self._total_s - done_s) * (time.monotonic() - self._started) / done_s
