@@ -9,6 +9,7 @@ from bt.versions import Version
 from transports import messages
 
 MOST_FAILURES = 3  # pulls of one peer tried in a round
+LEFT = "left"  # why it is gone: it said so itself
 
 
 @dataclass(frozen=True)

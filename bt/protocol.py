@@ -23,14 +23,12 @@ from bt import events
 from bt.events import Event, Instruction
 from bt.fanout import Fanout
 from bt.incarnation import Losses
-from bt.others import Other, Timing
+from bt.others import LEFT, Other, Timing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
 from bt.transfer import Gone, Link, Misfit
 from bt.versions import NEVER_TRAINED, Version, VersionVector, typical_count
 from transports import messages
-
-LEFT = "left"
 
 
 class Phase(StrEnum):
@@ -355,8 +353,8 @@ class Peer:
         self.phase = Phase.TRAINING
         if self.version.count == 0 and self._pulls.merged:
             self.joined_at = min(typical_count(self._pulls.merged), self.rounds)
-        update = self.joined_at + self.version.count
-        out.append(events.Train(update, tuple(self._pulls.merged)))
+        update, merged = self.joined_at + self.version.count, tuple(self._pulls.merged)
+        out.append(events.Train(update, merged))
 
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""
@@ -395,7 +393,7 @@ class Peer:
         out += [events.Send(peer, messages.Ping(self.me)) for peer in peers]
 
     def _next_deadline(self) -> float | None:
-        saving = self.phase is Phase.IDLE and not self._on_disk
-        if saving or self.phase is Phase.TRAINING or self.ready or self.finished:
+        busy = self.phase is Phase.TRAINING or (self.phase is Phase.IDLE and not self._on_disk)
+        if busy or self.ready or self.finished:
             return None
         return min([self._retry_at, *self._awaited.values()])

@@ -18,6 +18,7 @@ PURE = (
     "bt.protocol",
     "bt.events",
     "bt.fanout",
+    "bt.incarnation",
     "bt.others",
     "bt.pulls",
     "bt.schedule",
