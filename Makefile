@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test lint bench build clean
+.PHONY: train test soak lint bench build clean
 
 train: $(READY)
 	@echo "== A federation of 5 peers trains QuickNAT on simulated brains, over ZeroMQ"
@@ -15,6 +15,10 @@ train: $(READY)
 test: $(READY)
 	@echo "== All tests, with real processes, sockets and mpirun"
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+soak: $(READY)
+	@echo "== 100,000 simulated schedules of faults"
+	$(BIN)/bt simulate --schedules 100000 --jobs $(shell nproc) $(SOAK_ARGS)
 
 lint: $(READY)
 	@echo "== Lint, format, types"

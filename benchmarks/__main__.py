@@ -1,4 +1,4 @@
-"""python -m benchmarks [transports|merge|round|links] [--quick] [--json]"""
+"""python -m benchmarks [COMMAND] [--quick] [--json], as `bt bench`."""
 
 from __future__ import annotations
 

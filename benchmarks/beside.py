@@ -1,26 +1,32 @@
 """Serving beside training: what each costs the other; and what doing nothing costs.
 
 A peer trains QuickNAT (16 filters, slices of 96 x 96, one thread) and serves its last model, as
-the product does: a training thread beside the loop. Then others pull that as fast as they can.
+the product does: a training thread beside the loop. By turns nobody wants anything of it, others
+pull its model as fast as they can, and others pull the same of another process: cores share
+caches and memory, so even that is felt. Training has a core to itself; all else has the others.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks import model, product
-from benchmarks.children import Child, Failed
-from benchmarks.harness import Say
-from benchmarks.results import Beside, Found, quantile
+from benchmarks.children import Child, Failed, Unavailable
+from benchmarks.harness import Pull, Say
+from benchmarks.results import Beside, Found, Idle, paired_ratio, quantile
+from benchmarks.transports import mpirun
 from bt.quicknat import QuickNAT
 from bt.runner import Runner
 from bt.trainer import FitMetrics
@@ -29,22 +35,32 @@ from transports import messages
 BATCH, SIDE, FILTERS, CLASSES = 4, 96, 16, 20
 TRAINING_CORE = 0  # for the training alone: who pulls is on another machine, as a rule
 PULLER, PINGER = "a", "c"
+TURN_S = 2.0
+IDLE_S = 10.0
+PLACE = "tcp://127.0.0.1:0"
+Counter = np.memmap[tuple[int], np.dtype[np.int64]]
 
 
 def run(quick: bool, progress: Callable[[str], None]) -> Found:
-    """Cases beside/size."""
+    """Cases beside/size, idle-tcp and idle-mpi."""
     found = Found()
     for size in ("14MB",) if quick else ("14MB", "100MB"):
         progress(f"Serving {size} beside training")
         try:
-            found.cases[f"beside/{size}"] = _measure(model.SIZES[size], 4.0 if quick else 10.0)
+            found.cases[f"beside/{size}"] = _measure(model.SIZES[size], rounds=3 if quick else 9)
         except (Failed, TimeoutError) as exc:
             found.trouble(f"beside/{size}", exc)
+    for name, idle in {"idle-tcp": _idle_over_tcp, "idle-mpi": _idle_over_mpi}.items():
+        progress(name)
+        try:
+            found.cases[name] = Idle(idle())
+        except (Failed, Unavailable) as exc:
+            found.trouble(name, exc)
     return found
 
 
 class Steps(product.Nothing):
-    """A trainer that counts its steps where another process sees it, until it is stopped."""
+    """A trainer that tells another process when its steps ended, until it is stopped."""
 
     def __init__(self, name: str, nbytes: int, steps: Path) -> None:
         super().__init__(name, product.weights(nbytes, model.THEIRS))
@@ -56,7 +72,7 @@ class Steps(product.Nothing):
         adam = torch.optim.Adam(network.parameters(), fused=True)
         images = torch.rand(BATCH, 1, SIDE, SIDE)
         truth = torch.randint(CLASSES, (BATCH, SIDE, SIDE))
-        counter = np.memmap(self._steps, np.int64, "r+", shape=(1,))
+        steps = np.memmap(self._steps, np.int64, "r+", shape=(2,))
         if os.cpu_count() != 1:
             os.sched_setaffinity(threading.get_native_id(), {TRAINING_CORE})
         while not stop():
@@ -64,7 +80,7 @@ class Steps(product.Nothing):
             adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
-            counter[0] += 1
+            steps[:] = int(steps[0]) + 1, time.monotonic_ns()
         return FitMetrics(0.0, None, 0.0, 0)
 
 
@@ -77,42 +93,138 @@ def train_and_serve(place: str, nbytes: int, steps: str, say: Say) -> None:
     product.runner_of(Runner, transport, trainer, rounds=10**6, waits=False).run()
 
 
-def idle(place: str, nbytes: int, say: Say) -> None:
-    """A peer that is done and waits for others."""
-    product.serve(place, nbytes, say)
+def serve(place: str, nbytes: int, say: Say) -> None:
+    """A peer that only serves, away from the training."""
+    _stay_off(TRAINING_CORE)
+    product.serve(place, nbytes, say, [PULLER])
 
 
-def _measure(nbytes: int, seconds: float) -> Beside:
+def _measure(nbytes: int, rounds: int) -> Beside:
     with tempfile.TemporaryDirectory() as folder:
-        steps = Path(folder) / "steps"
-        steps.write_bytes(bytes(8))
-        counter = np.memmap(steps, np.int64, "r", shape=(1,))
-        place = "tcp://127.0.0.1:0"
-        with (
-            Child(
-                "benchmarks.beside:train_and_serve", place=place, nbytes=nbytes, steps=str(steps)
-            ) as server,
-            Child("benchmarks.beside:idle", place=place, nbytes=model.TINY) as waiting,
-        ):
-            places, _ = [server.hear()], waiting.hear()
-            deadline = time.monotonic() + 60.0
-            while counter[0] < 5:
-                if time.monotonic() > deadline:
-                    raise Failed("the training beside did not begin")
-                time.sleep(0.1)
-            alone = _rate(counter, seconds)
-            before, at = waiting.cpu_s(), time.monotonic()
-            pulls, pings, serving = _pull_and_ping(places, nbytes, counter, seconds)
-            idle_share = (waiting.cpu_s() - before) / (time.monotonic() - at)
+        file = Path(folder) / "steps"
+        file.write_bytes(bytes(16))
+        steps: Counter = np.memmap(file, np.int64, "r", shape=(2,))
+        training = Child(
+            "benchmarks.beside:train_and_serve", place=PLACE, nbytes=nbytes, steps=str(file)
+        )
+        serving = Child("benchmarks.beside:serve", place=PLACE, nbytes=nbytes)
+        with training, serving, _off_the_training_core():
+            here, elsewhere = training.hear(), serving.hear()
+            _await_steps(steps, 5)
+            with (
+                product.pull_and_merge([here], nbytes, PULLER) as pull,
+                product.pull_and_merge([elsewhere], nbytes, PULLER) as pull_elsewhere,
+                _pings(here) as pings,
+            ):
+                speed = _Speeds(steps)
+                pull(), pull_elsewhere()
+                for _ in range(rounds):
+                    speed.during(speed.alone, partial(time.sleep, 0.01))
+                    pings.wanted.set()
+                    speed.during(speed.serving, partial(_timed, pull, speed.pulls))
+                    pings.wanted.clear()
+                    speed.during(speed.elsewhere, pull_elsewhere)
+    if not pings.seconds:
+        raise Failed("no ping was answered")
     return Beside(
-        steps_per_s=alone,
-        steps_per_s_serving=serving,
-        share=serving / alone,
-        pull_ms=1e3 * quantile(pulls, 0.5),
-        ping_p50_ms=1e3 * quantile(pings, 0.5),
-        ping_p99_ms=1e3 * quantile(pings, 0.99),
-        idle_core=idle_share,
+        steps_per_s=statistics.median(speed.alone),
+        steps_per_s_serving=statistics.median(speed.serving),
+        share=paired_ratio(speed.serving, speed.alone),
+        share_elsewhere=paired_ratio(speed.elsewhere, speed.alone),
+        pull_ms=1e3 * quantile(speed.pulls, 0.5),
+        ping_p50_ms=1e3 * quantile(pings.seconds, 0.5),
+        ping_p99_ms=1e3 * quantile(pings.seconds, 0.99),
     )
+
+
+@dataclass
+class _Speeds:
+    """Steps per second of every turn, by what went on meanwhile."""
+
+    steps: Counter
+    alone: list[float] = field(default_factory=list)
+    serving: list[float] = field(default_factory=list)
+    elsewhere: list[float] = field(default_factory=list)
+    pulls: list[float] = field(default_factory=list)  # seconds
+
+    def during(self, speeds: list[float], work: Callable[[], object]) -> None:
+        """Do `work` again and again for a turn; the speed is that between ends of steps."""
+        (first, began), until = self._whole_steps(), time.monotonic() + TURN_S
+        while time.monotonic() < until:
+            work()
+        last, ended = self._whole_steps()
+        speeds.append(1e9 * (last - first) / (ended - began))
+
+    def _whole_steps(self) -> tuple[int, int]:
+        """How many there were, and when the last one ended (ns)."""
+        while True:
+            count, at = (int(part) for part in self.steps)
+            if [count, at] == [int(part) for part in self.steps]:  # not in the middle of a change
+                return count, at
+
+
+def _timed(pull: Pull, seconds: list[float]) -> None:
+    started = time.perf_counter()
+    pull()
+    seconds.append(time.perf_counter() - started)
+
+
+def _await_steps(steps: Counter, count: int) -> None:
+    deadline = time.monotonic() + 60.0
+    while steps[0] < count:
+        if time.monotonic() > deadline:
+            raise Failed("the training beside did not begin")
+        time.sleep(0.1)
+
+
+@dataclass
+class _Pings:
+    wanted: threading.Event = field(default_factory=threading.Event)
+    ended: bool = False
+    seconds: list[float] = field(default_factory=list)
+
+
+@contextmanager
+def _pings(place: str) -> Iterator[_Pings]:
+    """A third peer that asks for the version some 200 times a second, while that is wanted."""
+    pings = _Pings()
+
+    def ask() -> None:
+        with product.client([place], PINGER) as transport, closing(transport):
+            (to,) = transport.peers
+            question = messages.encode(messages.Ping(PINGER))
+            while pings.wanted.wait() and not pings.ended:
+                while transport.recv(0.005) is not None:
+                    pass  # what the other asks of us, and late answers
+                began = time.perf_counter()
+                transport.send(to, question)
+                if transport.recv(10.0) is not None:
+                    pings.seconds.append(time.perf_counter() - began)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    try:
+        yield pings
+    finally:
+        pings.ended = True
+        pings.wanted.set()
+        asking.join()
+
+
+def _idle_over_tcp() -> float:
+    """Share of a core that a peer uses which is done and waits for others."""
+    with Child("benchmarks.product:serve", place=PLACE, nbytes=model.TINY) as waiting:
+        place = waiting.hear()
+        with product.pull_and_merge([place], model.TINY) as pull:
+            pull()
+            before, at = waiting.cpu_s(), time.monotonic()
+            time.sleep(IDLE_S)
+            return (waiting.cpu_s() - before) / (time.monotonic() - at)
+
+
+def _idle_over_mpi() -> float:
+    core: float = mpirun("--idle-s", str(IDLE_S))["core"]
+    return core
 
 
 def _stay_off(core: int) -> None:
@@ -121,48 +233,11 @@ def _stay_off(core: int) -> None:
         os.sched_setaffinity(0, others)
 
 
-def _rate(counter: np.memmap[tuple[int], np.dtype[np.int64]], seconds: float) -> float:
-    began, at = int(counter[0]), time.monotonic()
-    time.sleep(seconds)
-    return (int(counter[0]) - began) / (time.monotonic() - at)
-
-
-def _pull_and_ping(
-    places: list[str],
-    nbytes: int,
-    counter: np.memmap[tuple[int], np.dtype[np.int64]],
-    seconds: float,
-) -> tuple[list[float], list[float], float]:
-    """Seconds of every pull and every ping, and steps per second meanwhile."""
+@contextmanager
+def _off_the_training_core() -> Iterator[None]:
     everywhere = os.sched_getaffinity(0)
     _stay_off(TRAINING_CORE)
-    pulls: list[float] = []
-    pings: list[float] = []
-    ended = threading.Event()
-
-    def ask() -> None:
-        with product.client(places, PINGER) as transport, closing(transport):
-            (to,) = transport.peers
-            question = messages.encode(messages.Ping(PINGER))
-            while not ended.wait(0.005):
-                began = time.perf_counter()
-                transport.send(to, question)
-                if transport.recv(10.0) is not None:
-                    pings.append(time.perf_counter() - began)
-
-    with product.pull_and_merge(places, nbytes) as pull:
-        pull()
-        asking = threading.Thread(target=ask, daemon=True)
-        asking.start()
-        steps, began = int(counter[0]), time.monotonic()
-        while time.monotonic() < began + seconds:
-            started = time.perf_counter()
-            pull()
-            pulls.append(time.perf_counter() - started)
-        rate = (int(counter[0]) - steps) / (time.monotonic() - began)
-        ended.set()
-        asking.join()
-    os.sched_setaffinity(0, everywhere)
-    if not pings:
-        raise Failed("no ping was answered")
-    return pulls, pings, rate
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, everywhere)

@@ -1,18 +1,21 @@
 """The far end of children.Child: python -m benchmarks.child MODULE:FUNCTION ARGUMENTS.
 
 Calls the function with the JSON arguments and a `say` that sends values to the parent, one JSON
-line each. The process ends with the function, or as soon as its parent is gone, however it went.
+line each; with one that waits for the parent's `tell` too, if it has a parameter `hear`. The
+process ends with the function, or as soon as its parent is gone, however it went.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from benchmarks.memory import reset_peak
@@ -33,11 +36,13 @@ def main() -> int:
     def tell(kind: str, value: object) -> None:
         voice.write(json.dumps({kind: value}) + "\n")
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    told: SimpleQueue[None] = SimpleQueue()
+    threading.Thread(target=_listen, args=(told,), daemon=True).start()
     try:
         function = resolve(name)
         reset_peak()
-        function(say=lambda value: tell("said", value), **json.loads(arguments))
+        hears = {"hear": told.get} if "hear" in inspect.signature(function).parameters else {}
+        function(say=lambda value: tell("said", value), **hears, **json.loads(arguments))
     except (ImportError, NotImplementedError) as exc:
         tell("unavailable", str(exc))
         return 1
@@ -48,11 +53,12 @@ def main() -> int:
     return 0
 
 
-def _end_with_parent() -> None:
+def _listen(told: SimpleQueue[None]) -> None:
+    """Pass on what the parent tells: a byte each time. The process ends with the parent."""
     # At its end the kernel closes the parent's end of this pipe, even if the parent is killed.
     # os.read: the lock of sys.stdin would hang the interpreter when the function ends first.
-    while os.read(0, 4096):
-        pass
+    while os.read(0, 1):
+        told.put(None)
     os._exit(1)
 
 

@@ -82,6 +82,15 @@ class Child:
             case other:
                 raise Failed(f"{self.function} said {other}")
 
+    def tell(self) -> None:
+        """Have its `hear` return once. Raises Failed if it has ended."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        try:
+            os.write(pipe.fileno(), b"!")
+        except BrokenPipeError:
+            raise Failed(f"{self.function} has ended: {self._last_complaint()}") from None
+
     def cpu_s(self) -> float:
         """Processor time it has used until now, all threads."""
         return time.clock_gettime((~self.pid << 3) | 2)  # clock_getcpuclockid(3)

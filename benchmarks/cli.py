@@ -18,18 +18,21 @@ BENCHMARKS = {  # the module whose run() does it
     "round": "benchmarks.round",
     "links": "benchmarks.slow",
     "beside": "benchmarks.beside",
+    "trainer": "benchmarks.trainer",
+    "memory": "benchmarks.peaks",
 }
+ON_REQUEST = {"dice": "benchmarks.compression_dice"}  # needs scans, and hours
 app = typer.Typer(
     name="bench",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="What moving and merging models costs, beside ceilings and the obvious ways.",
+    help="What training, moving and merging models costs, beside ceilings and the obvious ways.",
 )
 Json = Annotated[
     bool, typer.Option("--json", help="Results on standard output, all else on standard error.")
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="Only 14 MB: each within a minute.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Only small models: each within a minute.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -68,9 +71,52 @@ def beside(quick: Quick = False, as_json: Json = False) -> None:
 
 
 @app.command()
+def trainer(
+    quick: Quick = False,
+    as_json: Json = False,
+    scans: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also prepare and evaluate the first of these scans."),
+    ] = None,
+    accuracy: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also train on these in each precision; takes minutes."),
+    ] = None,
+) -> None:
+    """Training steps beside plain PyTorch; memory; preparing and evaluating scans."""
+    _finish(bench(["trainer"], quick=quick, as_json=as_json, scans=scans, accuracy=accuracy))
+
+
+@app.command()
+def memory(quick: Quick = False, as_json: Json = False) -> None:
+    """The most memory of who merges 1, 4 and 9 models, and of who serves as many at once."""
+    _finish(bench(["memory"], quick=quick, as_json=as_json))
+
+
+@app.command()
 def links(quick: Quick = False, as_json: Json = False) -> None:
     """Pull a model over slow links. Needs root."""
     _finish(bench(["links"], quick=quick, as_json=as_json))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def dice(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of labelled scans.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 3,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[OPTIONS OF bt train]", help="They win.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny: only to see that it runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What compression costs in Dice, by training. Hours; not among the others."""
+    _finish(
+        bench(
+            ["dice"], quick=quick, as_json=as_json, data=data, seeds=seeds, options=options or []
+        )
+    )
 
 
 def bench(
@@ -95,7 +141,7 @@ def bench(
     everything = Found()
     for name in names:
         with console.status(f"Measuring: {name}") as status:
-            found: Found = importlib.import_module(BENCHMARKS[name]).run(
+            found: Found = importlib.import_module((BENCHMARKS | ON_REQUEST)[name]).run(
                 quick, lambda now: status.update(now), **options
             )
         show(console, name, found)

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, clients here, and everybody takes turns.
+"""Servers and clients in processes of their own, and everybody takes turns.
 
 Cases are interleaved, so that other load on the machine hits all alike; what is reported is the
 median, the spread, and the ratio to a ceiling measured in the same rounds.
@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter, process_time
 
-from benchmarks import model
+from benchmarks import apart, model
 from benchmarks.child import resolve
 from benchmarks.children import Child
 from benchmarks.results import Found, Ping, Transfer, paired_ratio, quantile
@@ -23,6 +22,7 @@ from benchmarks.results import Found, Ping, Transfer, paired_ratio, quantile
 Say = Callable[[object], None]
 # Pulls and merges once. The merged model in pieces, or None if there is nothing to verify.
 Pull = Callable[[], Sequence[model.Floats] | None]
+Turn = Callable[[], apart.Taken]  # elsewhere, and checked there
 Client = Callable[[Sequence[str], int], AbstractContextManager[Pull]]
 
 MIN_ROUNDS = 3
@@ -111,8 +111,8 @@ def measure(ways: Sequence[Way], nbytes: int, *, rounds: int, budget_s: float) -
     """Every way's Transfer, by its name. After `budget_s` no further rounds begin."""
     found = Found()
     with served(ways, nbytes, found) as running:
-        with clients(
-            {way.name: way.client for way in ways if way.name in running},
+        with apart.clients(
+            {way.name: (way.client, way.peers) for way in ways if way.name in running},
             {name: server.places for name, server in running.items()},
             nbytes,
             found,
@@ -122,9 +122,6 @@ def measure(ways: Sequence[Way], nbytes: int, *, rounds: int, budget_s: float) -
                 rounds=rounds,
                 budget_s=budget_s,
                 found=found,
-                check={
-                    way.name: partial(model.verify, nbytes=nbytes, peers=way.peers) for way in ways
-                },
                 server_cpu_s=lambda name: running[name].cpu_s(),
             )
     found.cases |= summaries(ways, samples, nbytes)
@@ -135,7 +132,7 @@ def measure(ways: Sequence[Way], nbytes: int, *, rounds: int, budget_s: float) -
 def clients(
     functions: Mapping[str, str], places: Mapping[str, Sequence[str]], nbytes: int, found: Found
 ) -> Iterator[dict[str, Pull]]:
-    """Connect each client to its places; those that can't are noted in `found`."""
+    """Connect each client to its places, all from here; see apart.py for each by itself."""
     with ExitStack() as stack:
         pulls = {}
         for name, function in functions.items():
@@ -148,7 +145,7 @@ def clients(
 
 
 def interleave(
-    pulls: Mapping[str, Pull],
+    pulls: Mapping[str, Pull | Turn],
     *,
     rounds: int,
     budget_s: float,
@@ -174,7 +171,9 @@ def interleave(
                 merged = pulls[name]()
                 taken = perf_counter() - started
                 client, server = process_time() - client, server_cpu_s(name) - server
-                if turn < 0 and merged is not None and check:
+                if isinstance(merged, apart.Taken):
+                    taken, client = merged.seconds, merged.cpu_s
+                elif turn < 0 and merged is not None and check:
                     check[name](merged)
             except Exception as exc:  # as above
                 found.trouble(name, exc)

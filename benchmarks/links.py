@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.children import Child, Failed, Unavailable
 
 NEAR, FAR = "10.77.0.1", "10.77.0.2"
-_DEVICE = "wire"
+DEVICE = "wire"  # at either end
 _OURS = re.compile(r"btlink-(\d+)-\d+-(?:near|far)")  # with the process that made it
 # Netem's queue, in packets: 1.5 GB, more than TCP ever has under way. It drops by itself nothing.
 _QUEUE_PACKETS = 1_000_000
@@ -49,7 +49,7 @@ class Ends:
 
     near: tuple[str, ...]
     far: tuple[str, ...]
-    shaped_by: str  # netem or relay
+    shaped_by: str  # netem or a relay
 
 
 def why_not() -> str | None:
@@ -87,10 +87,10 @@ def joined(link: Link) -> Iterator[Ends]:
                 stack.enter_context(_join_by_relay(link, names))
             except (OSError, Failed) as exc:
                 raise Unavailable(f"neither netem ({no_netem}) nor TUN devices ({exc})") from exc
-            shaped_by = "relay"
+            shaped_by = "a relay"
         for name, address in zip(names, (NEAR, FAR), strict=True):
-            _ip("-n", name, "address", "add", f"{address}/24", "dev", _DEVICE)
-            _ip("-n", name, "link", "set", _DEVICE, "up")
+            _ip("-n", name, "address", "add", f"{address}/24", "dev", DEVICE)
+            _ip("-n", name, "link", "set", DEVICE, "up")
         near, far = (("ip", "netns", "exec", name) for name in names)
         yield Ends(near, far, shaped_by)
 
@@ -105,17 +105,17 @@ def sweep() -> None:
 
 def _join_by_netem(link: Link, names: tuple[str, str]) -> None:
     near, far = names
-    ends = ("name", _DEVICE, "netns", near, "type", "veth", "peer", "name", _DEVICE, "netns", far)
+    ends = ("name", DEVICE, "netns", near, "type", "veth", "peer", "name", DEVICE, "netns", far)
     _ip("link", "add", *ends)
     shape = f"rate {link.rate_mbit}mbit delay {link.round_trip_ms / 2}ms loss {link.loss:%}"
     try:
         for name in names:
             # packets as on a wire: netem would drop, delay and count a whole 64 KB as one
-            _ip("-n", name, "link", "set", _DEVICE, "gso_max_segs", "1")
+            _ip("-n", name, "link", "set", DEVICE, "gso_max_segs", "1")
             netem = ("root", "netem", *shape.split(), "limit", str(_QUEUE_PACKETS))
-            _run("tc", "-n", name, "qdisc", "add", "dev", _DEVICE, *netem)
+            _run("tc", "-n", name, "qdisc", "add", "dev", DEVICE, *netem)
     except Failed:
-        _ip("-n", near, "link", "delete", _DEVICE)  # and with it the other end
+        _ip("-n", near, "link", "delete", DEVICE)  # and with it the other end
         raise
 
 
@@ -134,7 +134,7 @@ def _join_by_relay(link: Link, names: tuple[str, str]) -> Iterator[None]:
         for name, device in zip(names, devices, strict=True):
             # the device's own queue must not overflow when the relay gets no processor for a while
             _ip("link", "set", device, "txqueuelen", "20000")
-            _ip("link", "set", device, "netns", name, "name", _DEVICE)
+            _ip("link", "set", device, "netns", name, "name", DEVICE)
         yield
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -147,6 +148,18 @@ def peaks(comm: MPI.Intracomm, nbytes: int) -> list[int]:
     return [int(peak) for peak in found]
 
 
+def idle(comm: MPI.Intracomm, seconds: float) -> float:
+    """Share of a core that a peer uses while nobody wants anything of it: of two, the larger."""
+    used, most = np.zeros(1), np.zeros(1)
+    with product.mpi_idle(comm, model.TINY) as wait:
+        began, until = time.process_time(), time.monotonic() + seconds
+        while time.monotonic() < until:
+            wait()
+        used[0] = (time.process_time() - began) / seconds
+        comm.Allreduce(used, most, MPI.MAX)
+    return float(most[0])
+
+
 def _share(comm: MPI.Intracomm, turn: int) -> None:
     comm.Bcast(np.array([turn], np.int32), root=0)
 
@@ -163,6 +176,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--budget-s", type=float, default=30.0, help="begin no rounds after this")
     parser.add_argument("--memory", action="store_true", help="only the product's peak memory")
+    parser.add_argument("--idle-s", type=float, help="only what an idle peer costs, in so long")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     comm = MPI.COMM_WORLD
@@ -174,6 +188,11 @@ def main() -> None:
         found = peaks(comm, nbytes)
         if comm.rank == 0:
             print(json.dumps({"client": found[0], "server": found[1]}))
+        return
+    if options.idle_s:
+        core = idle(comm, options.idle_s)
+        if comm.rank == 0:
+            print(json.dumps({"core": core}))
         return
     measured = measure(comm, nbytes, rounds=options.rounds, budget_s=options.budget_s)
     measured = measured.of(f"/{options.size}")

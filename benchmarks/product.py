@@ -58,6 +58,7 @@ class Nothing:
 
     def __init__(self, name: str, weights: FlatWeights) -> None:
         self.served = 0  # models, whole
+        self.trouble = ""  # with a peer, the latest
         self._weights = weights
         self._kept = Checkpoint(weights, Version(0, 1), {}, {}, {}, name)
 
@@ -72,6 +73,8 @@ class Nothing:
 
     def write(self, event: str, **fields: object) -> None:
         self.served += event == "weights" and "peer" in fields
+        if fields.get("reason"):
+            self.trouble = f": {fields.get('peer', '')} {fields['reason']}"
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
         return FitMetrics(0.0, None, 0.0, 0)
@@ -94,7 +97,8 @@ class _Puller(Runner):
         self._feed(events.Trained())
         (merged, count), self.merged = self.merged, (None, 0)
         if merged is None or count != len(self.peer.others):
-            raise RuntimeError(f"merged {count} of {len(self.peer.others)} models")
+            log: Any = self._log
+            raise RuntimeError(f"merged {count} of {len(self.peer.others)} models{log.trouble}")
         return merged
 
     def _carry_out(self, instruction: events.Instruction) -> None:
@@ -141,11 +145,12 @@ def runner_of(
         rounds=rounds,
         image_bytes=image.nbytes(schema),
         header_bytes=image.header_bytes(schema),
-        timing=Timing(patience_s=1e9, **({} if waits else {"ping_s": 0.1})),
+        # a busy machine is no dead peer
+        timing=Timing(patience_s=1e9, ping_s=60.0 if waits else 0.1, pull_s=600.0),
         choose=choose,
     )
     doing: dict[str, Any] = {"checkpoints": trainer, "log": trainer, **real}
-    limits = messages.Limits(_LIMIT)
+    limits = messages.Limits(_LIMIT, pings_per_s=1 << 31, pulls_per_s=1 << 31)  # what it can do
     runner = kind(peer, transport, trainer, epochs=1, limits=limits, **doing)
     return runner
 
@@ -226,9 +231,9 @@ class _Trainee(Runner):
                 self.peer.digest = self._put_on_shelf()
 
 
-def serve(place: str, nbytes: int, say: Say) -> None:
+def serve(place: str, nbytes: int, say: Say, clients: Sequence[str] = (CLIENT,)) -> None:
     """A peer: answers pings and pulls of one published model, until killed."""
-    transport = listen(place, [CLIENT], say)
+    transport = listen(place, clients, say)
     theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
     runner_of(_Server, transport, theirs, rounds=1).forever()
 
@@ -237,7 +242,9 @@ def serve_changing(place: str, nbytes: int, say: Say) -> None:
     """The same, of a model that has changed by each time that it is asked for."""
     transport = listen(place, [CLIENT], say)
     theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
-    runner_of(_Trainee, transport, theirs, rounds=1).alternate(weights(nbytes, model.OWN))
+    runner_of(_Trainee, transport, theirs, rounds=1, differences=True).alternate(
+        weights(nbytes, model.OWN)
+    )
 
 
 def listen(place: str, clients: Sequence[str], say: Say) -> Transport:
@@ -259,13 +266,13 @@ def listen(place: str, clients: Sequence[str], say: Say) -> Transport:
 
 
 @contextmanager
-def pull_and_merge(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+def pull_and_merge(places: Sequence[str], nbytes: int, me: str = CLIENT) -> Iterator[Pull]:
     """A peer connected to those at `places`: each call pulls from all and merges into own.
 
     Own weights stay as they are, so that every call does the same. Returns the merged values in
     pieces, in order: [flat float32 array].
     """
-    with client(places) as transport:
+    with client(places, me) as transport:
         yield _pull(transport, nbytes)
 
 
@@ -365,6 +372,16 @@ def mpi_serve(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
                 server._step()
 
         yield answer
+
+
+@contextmanager
+def mpi_idle(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
+    """A rank that is done, and of whom nobody wants anything: each call waits once."""
+    with _rank(comm) as transport:
+        theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
+        peer = runner_of(_Server, transport, theirs, rounds=1)
+        peer._resume()
+        yield peer._step
 
 
 @contextmanager

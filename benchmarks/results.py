@@ -31,7 +31,9 @@ class Transfer:
     ceiling: str | None = None  # the case that `ratio` compares with
     ratio: float | None = None  # median of this case's time / the ceiling's in the same round
     times_faster_than: dict[str, float] | None = None  # the same, upside down
-    share: float | None = None  # of a link's nominal rate
+    share: float | None = None  # of a link's nominal rate: the model's bytes, asking included
+    flow: float | None = None  # the same from the first range on, of all bytes that crossed,
+    wire_mb: float | None = None  # and how many those were, headers included
     shaped_by: str | None = None  # what makes the link slow
     peak_models: float | None = None  # memory in models, own model included: who pulls
     peak_models_server: float | None = None
@@ -64,18 +66,100 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """Training and serving at once, and a peer that does neither."""
+    """Training and serving at once; speeds in steps per second, medians."""
 
     steps_per_s: float  # of training alone
     steps_per_s_serving: float
     share: float  # of the speed alone that is left
+    share_elsewhere: float  # while another process serves the same, on the other cores
     pull_ms: float
     ping_p50_ms: float  # of a third peer, meanwhile
     ping_p99_ms: float
-    idle_core: float  # share of a core
 
 
-Case = Transfer | Ping | Round | Beside
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """Training steps (forward, loss, backward, Adam), in turns with the plain network."""
+
+    ms: float  # a slice, in the precision that was chosen; medians
+    precision: str
+    times_faster: float  # than plain, in the same round
+    float32_times_faster: float
+    plain_ms: float
+    pipeline_share: float  # of a step: shuffling, cropping, batches
+    batch: int  # slices
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of a process that trains; what is neither weights nor data is mostly activations."""
+
+    peak_mb: float  # all of the process, torch included
+    weights_mb: float  # with gradients and Adam's two averages
+    data_mb: float
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A scan with its label map, read and preprocessed."""
+
+    s: float
+    cached_s: float  # the second time
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """32 coronal slices of a scan segmented and scored."""
+
+    s: float
+    forward_s: float  # the network alone
+    ratio: float
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Dice on held-out scans after equal updates from equal weights; means over the seeds."""
+
+    float32_dice: float
+    bfloat16_dice: float
+    difference: float
+    by_seed: dict[str, list[float]]
+    updates: int
+
+
+Trained = Stepped | Footprint | Prepared | Evaluated | Accuracy
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """A peer that is done and of whom nobody wants anything."""
+
+    core: float  # share of one
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The most memory, in models, own model included, with so many peers or pulls at once."""
+
+    at_once: int
+    peak_models: float  # of who merges; with several, of the largest
+    peak_models_server: float  # of who serves, likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Dice:
+    """Of the aggregated models on the test scans, and what all peers received."""
+
+    mean: float
+    by_seed: list[float]
+    mb: float  # of a run
+    against_none: float | None = None  # difference of the means
+
+
+Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice | Trained
 
 
 @dataclass

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from typing import get_args
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Beside, Found, Ping, Round, Transfer
+from benchmarks.results import Beside, Dice, Found, Idle, Memory, Ping, Round, Trained, Transfer
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -28,16 +30,39 @@ def show(console: Console, title: str, found: Found) -> None:
         console.print(table)
     besides = {name: case for name, case in found.cases.items() if isinstance(case, Beside)}
     if besides:
-        columns = ["steps/s", "serving", "share", "pull ms", "ping p50", "p99 ms", "idle core"]
+        columns = ["steps/s", "serving", "share", "elsewhere", "pull ms", "ping p50", "p99 ms"]
         table = _table("beside training", besides, columns)
         for name, both in besides.items():
             rates = (both.steps_per_s, both.steps_per_s_serving)
+            shares = (f"{both.share:.0%}", f"{both.share_elsewhere:.0%}")
             times = (both.pull_ms, both.ping_p50_ms, both.ping_p99_ms)
-            idle = f"{both.idle_core:.2%}"
-            table.add_row(
-                name, *map(_short, rates), f"{both.share:.0%}", *map(_short, times), idle
-            )
+            table.add_row(name, *map(_short, rates), *shares, *map(_short, times))
         console.print(table)
+    idles = {name: case for name, case in found.cases.items() if isinstance(case, Idle)}
+    if idles:
+        table = _table("idle", idles, ["of a core"])
+        for name, idle in idles.items():
+            table.add_row(name, f"{idle.core:.2%}")
+        console.print(table)
+    memories = {name: case for name, case in found.cases.items() if isinstance(case, Memory)}
+    if memories:
+        table = _table("models of memory", memories, ["at once", "who merges", "who serves"])
+        for name, peak in memories.items():
+            peaks = (f"{peak.peak_models:.2f}", f"{peak.peak_models_server:.2f}")
+            table.add_row(name, str(peak.at_once), *peaks)
+        console.print(table)
+    dices = {name: case for name, case in found.cases.items() if isinstance(case, Dice)}
+    if dices:
+        table = _table("aggregated Dice", dices, ["mean", "by seed", "against none", "MB"])
+        for name, dice in dices.items():
+            seeds = " ".join(f"{score:.3f}" for score in dice.by_seed)
+            against = "" if dice.against_none is None else f"{dice.against_none:+.3f}"
+            table.add_row(name, f"{dice.mean:.3f}", seeds, against, f"{dice.mb:.1f}")
+        console.print(table)
+    for kind in get_args(Trained):
+        same = {name: case for name, case in found.cases.items() if isinstance(case, kind)}
+        if same:
+            console.print(_fields(same))
     for name, reason in found.skipped.items():
         console.print(f"{name}: not measured: {reason}", style="dim")
     for name, reason in found.failed.items():
@@ -48,9 +73,9 @@ def _transfers(title: str, cases: Mapping[str, Transfer]) -> Table:
     shaped_by = {case.shaped_by for case in cases.values() if case.shaped_by}
     heavy = any(case.peak_models is not None for case in cases.values())
     if shaped_by:
-        title += f", by {' and '.join(sorted(shaped_by))}"
-    speed = "of the rate" if shaped_by else "GB/s"
-    table = _table(title, cases, ["ms", "10 to 90 %", speed, "ratio", "to", "CPU s"])
+        title += f", simulated by {' and '.join(sorted(shaped_by))}"
+    speed = ["of the rate", "flowing", "wire MB"] if shaped_by else ["GB/s"]
+    table = _table(title, cases, ["ms", "10 to 90 %", *speed, "ratio", "to", "CPU s"])
     if heavy:
         table.add_column("models of memory", justify="right")
     for name, case in cases.items():
@@ -58,13 +83,18 @@ def _transfers(title: str, cases: Mapping[str, Transfer]) -> Table:
             name,
             _short(case.ms),
             f"{_short(case.p10_ms)} to {_short(case.p90_ms)}",
-            f"{case.gbps:.2f}" if case.share is None else f"{case.share:.1%}",
+            *([f"{case.gbps:.2f}"] if not shaped_by else _of_a_link(case)),
             _ratio(case.ratio),
             case.ceiling or "",
             _cpu(case),
             *([_memory(case)] if heavy else []),
         )
     return table
+
+
+def _of_a_link(case: Transfer) -> list[str]:
+    shares = [f"{share:.1%}" if share is not None else "" for share in (case.share, case.flow)]
+    return [*shares, "" if case.wire_mb is None else f"{case.wire_mb:.1f}"]
 
 
 def _pings(cases: Mapping[str, Ping]) -> Table:
@@ -79,6 +109,20 @@ def _pings(cases: Mapping[str, Ping]) -> Table:
             *map(_ratio, (case.ratio, case.ratio_p99, case.ratio_per_s)),
             case.ceiling or "",
         )
+    return table
+
+
+def _fields(cases: Mapping[str, Trained]) -> Table:
+    """A column for every number or word of cases of one kind."""
+    rows = {name: asdict(case) for name, case in cases.items()}
+    columns = [
+        key for key, value in next(iter(rows.values())).items() if not isinstance(value, dict)
+    ]
+    title = type(next(iter(cases.values()))).__name__.lower()
+    table = _table(title, rows, [column.replace("_", " ") for column in columns])
+    for name, row in rows.items():
+        values = [row[column] for column in columns]
+        table.add_row(name, *(_short(v) if isinstance(v, float) else str(v) for v in values))
     return table
 
 

@@ -28,6 +28,9 @@ COPIES = (
 RAW_TCP = Way("raw-tcp", _CEILINGS + "pull_bytes", _CEILINGS + "serve_bytes")
 RAW_UNIX = Way("raw-unix", _CEILINGS + "pull_bytes", _CEILINGS + "serve_bytes", "ipc")
 NAIVE = Way("zmq-naive", _ZMQ + "pull_naive", _ZMQ + "serve_naive", ceiling="raw-tcp")
+BARE = Way("bare", _ZMQ + "pull_ranges", _ZMQ + "serve_ranges", ceiling="raw-tcp")
+BARE_IPC = replace(BARE, name="bare-ipc", scheme="ipc", ceiling="raw-unix")
+BARE_CURVE = replace(BARE, name="bare-curve", scheme="curve")
 FRAME = Way("zmq-frame", _ZMQ + "pull_frame", _ZMQ + "serve_frame", ceiling="raw-tcp")
 FRAME_CURVE = Way(
     "curve-frame", _ZMQ + "pull_frame", _ZMQ + "serve_frame", "curve", ceiling="raw-tcp"
@@ -42,17 +45,10 @@ TCP = Way(
     _OURS + "pull_and_merge",
     _OURS + "serve",
     ceiling="raw-tcp",
-    rivals=("zmq-naive", "zmq-frame", "grpc-pickle", "grpc-stream", "gloo"),
+    rivals=("bare", "zmq-naive", "zmq-frame", "grpc-pickle", "grpc-stream", "gloo"),
 )
-IPC = Way("ipc", _OURS + "pull_and_merge", _OURS + "serve", "ipc", ceiling="raw-unix")
-CURVE = Way(
-    "curve",
-    _OURS + "pull_and_merge",
-    _OURS + "serve",
-    "curve",
-    ceiling="raw-tcp",
-    rivals=("curve-frame",),
-)
+IPC = replace(TCP, name="ipc", scheme="ipc", ceiling="raw-unix", rivals=("bare-ipc",))
+CURVE = replace(TCP, name="curve", scheme="curve", rivals=("bare-curve", "curve-frame"))
 PINGS = (
     Way("ping-zmq-tcp", _ZMQ + "ping_echo", _ZMQ + "serve_echo"),
     Way("ping-zmq-ipc", _ZMQ + "ping_echo", _ZMQ + "serve_echo", "ipc"),
@@ -62,7 +58,8 @@ PINGS = (
     Way("ping-curve", _OURS + "ping", _OURS + "serve", "curve", ceiling="ping-zmq-tcp"),
 )
 
-_ALL = (*COPIES, RAW_TCP, TCP, RAW_UNIX, IPC, CURVE, FRAME, FRAME_CURVE, *OTHERS, NAIVE)
+_PRODUCT = (RAW_TCP, TCP, BARE, RAW_UNIX, IPC, BARE_IPC, CURVE, BARE_CURVE)
+_ALL = (*COPIES, *_PRODUCT, FRAME, FRAME_CURVE, *OTHERS, NAIVE)
 # Who takes turns with whom: all, but for 1 GB only so many at a time as fit into memory.
 GROUPS: dict[str, tuple[tuple[Way, ...], ...]] = {
     "14MB": (_ALL,),
@@ -102,7 +99,7 @@ def _under_mpi(size: str) -> Found:
     found = Found()
     rounds = ("--rounds", str(ROUNDS[size]), "--budget-s", str(BUDGET_S[size]))
     try:
-        told = _mpirun("--size", size, *rounds, "--json")
+        told = mpirun("--size", size, *rounds, "--json")
     except (Unavailable, Failed) as exc:
         found.trouble(f"mpi/{size}", exc)
         return found
@@ -119,7 +116,7 @@ def _add_peaks_under_mpi(found: Found, size: str) -> None:
     if not isinstance(measured, Transfer):
         return
     try:
-        small, large = (_mpirun("--size", each, "--memory") for each in ("tiny", size))
+        small, large = (mpirun("--size", each, "--memory") for each in ("tiny", size))
     except Failed as exc:
         found.trouble(f"mpi/{size} memory", exc)
         return
@@ -130,11 +127,11 @@ def _add_peaks_under_mpi(found: Found, size: str) -> None:
     found.cases[f"mpi/{size}"] = replace(measured, peak_models=client, peak_models_server=server)
 
 
-def _mpirun(*arguments: str, timeout_s: float = 300.0) -> Any:
+def mpirun(*arguments: str, timeout_s: float = 300.0) -> Any:
     """The JSON that rank 0 of benchmarks.mpi_pull prints."""
     beside = Path(sys.executable).with_name("mpirun")  # of the wheel that mpi4py loads
-    mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
-    if mpirun is None:
+    launcher = str(beside) if beside.exists() else shutil.which("mpirun")
+    if launcher is None:
         raise Unavailable("no mpirun here")
     allowed = {  # Open MPI refuses root and more ranks than cores unless told otherwise
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -143,7 +140,7 @@ def _mpirun(*arguments: str, timeout_s: float = 300.0) -> Any:
         "PYTHONPATH": str(ROOT),
     }
     job = subprocess.Popen(
-        [mpirun, "-n", "2", sys.executable, "-m", "benchmarks.mpi_pull", *arguments],
+        [launcher, "-n", "2", sys.executable, "-m", "benchmarks.mpi_pull", *arguments],
         cwd=ROOT,
         env=os.environ | allowed,
         stdin=subprocess.DEVNULL,

@@ -2,12 +2,16 @@
 
 naive: the state dict is encoded for every request, decoded, and merged into new tensors.
 frame: encoded once, one big frame, looked at in place, merged flat. With curve:// encrypted.
+ranges: the product's own calls and nothing else: ranges of the same size, the same number on their
+    way, the same memory settings, checksum, check of the values and merge, but no protocol, no
+    messages, no peers. What the product can't beat.
 
 torch is imported where it is needed: servers that do without start sooner.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -17,8 +21,10 @@ from zmq import Frame
 
 from benchmarks import latency, model
 from benchmarks.harness import Pull, Say
+from transports.malloc import keep_freed_memory
 
 TIMEOUT_MS = 60_000
+_ASKED = struct.Struct("<qq")
 
 
 def serve_naive(place: str, nbytes: int, say: Say) -> None:
@@ -79,6 +85,57 @@ def pull_frame(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
                 mean = torch.lerp(
                     mean, model.tensor(frame.buffer[header:]), 1 / (i + 1), out=merged
                 )
+            return [merged.numpy()]
+
+        yield pull
+
+
+def serve_ranges(place: str, nbytes: int, say: Say) -> None:
+    keep_freed_memory()
+    served = model.image(nbytes, model.THEIRS)
+    with _listening(zmq.ROUTER, place, say) as router:
+        while True:
+            asker, question = router.recv_multipart()
+            begin, length = _ASKED.unpack(question)
+            router.send(asker, zmq.SNDMORE)
+            router.send(served[begin : begin + length], copy=False)
+
+
+@contextmanager
+def pull_ranges(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
+    import torch
+    import xxhash
+
+    from bt.transfer import LARGEST_RANGE, MOST_CREDIT
+    from bt.weights import FlatWeights, is_sane
+    from transports.image import digest
+
+    keep_freed_memory()
+    # in memory such as the product's: it has huge pages
+    flat = {"flat": model.tensor(model.values(nbytes, model.OWN))}
+    (own,), (merged,) = (FlatWeights.of(flat).tensors().values() for _ in range(2))
+    wanted = digest(model.image(nbytes, model.THEIRS))
+    with _connected(zmq.DEALER, places) as (dealer,):
+
+        def pull() -> list[model.Floats]:
+            asked = begin = 0
+            checksum = xxhash.xxh3_128()
+            while begin < nbytes:
+                while asked < nbytes and asked - begin < MOST_CREDIT:
+                    length = min(LARGEST_RANGE, nbytes - asked)
+                    dealer.send(_ASKED.pack(asked, length))
+                    asked += length
+                frame = dealer.recv(copy=False)
+                assert isinstance(frame, Frame)
+                checksum.update(frame.buffer)
+                theirs = model.tensor(frame.buffer)
+                part = slice(begin // 4, begin // 4 + len(theirs))
+                if not is_sane(theirs):
+                    raise ValueError("absurd values")
+                torch.lerp(own[part], theirs, 0.5, out=merged[part])
+                begin += theirs.nbytes
+            if checksum.hexdigest() != wanted:
+                raise ValueError("damaged on the way")
             return [merged.numpy()]
 
         yield pull

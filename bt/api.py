@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bt import contacts
 from bt.config import Config, change
 from bt.node import Node
 from bt.runner import Outcome
 from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.weights import FlatWeights
-from transports.zeromq import ZeroMQTransport
 
 
 class ModuleTrainer:
@@ -80,23 +80,29 @@ class ModuleTrainer:
 def join(
     name: str,
     trainer: Trainer,
-    listen: str,
-    peers: Mapping[str, str],
-    out: Path | str,
+    listen: str | None = None,
+    peers: Mapping[str, str] | None = None,
+    out: Path | str | None = None,
     *,
+    roster: Path | str | None = None,
+    keys: Path | str | None = None,
     rounds: int = 8,
     epochs: int = 2,
     insecure: bool = False,
 ) -> Outcome:
     """Be the peer `name` until all are done; called again with the same `out`, go on.
 
-    `peers` are the others' addresses by name. Raises TransportError where an address can't be
-    used, for one that other machines can reach unless `insecure`.
+    With the files `roster` and `keys` everything is encrypted, and the others are who the roster
+    says (docs/security.rst). Without, on one machine, `peers` are their addresses by name. `out`
+    is runs/NAME if not given. Raises ConfigError and TransportError where an address, a key or
+    the roster can't be used.
     """
+    roster = None if roster is None else Path(roster)
+    keys = None if keys is None else Path(keys)
+    addresses = [f"{other}={address}" for other, address in (peers or {}).items()]
+    own = contacts.of(roster, keys, name, listen, addresses, None, insecure=insecure)
+    own.check_samples(trainer.samples)
     config = change(Config(), {"rounds": rounds, "epochs": epochs})
-    return Node(name, sorted(peers), Path(out), config).run(
-        trainer,
-        lambda limit: ZeroMQTransport(
-            name, listen, peers, max_message_bytes=limit, insecure=insecure
-        ),
-    )
+    folder = Path("runs") / name if out is None else Path(out)
+    node = Node(name, sorted(own.others), folder, config, samples_of=own.samples_of)
+    return node.run(trainer, own.connect)

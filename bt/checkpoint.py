@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bt.files import DISK, Disk
 from bt.modelfile import BadModelFile, read_model, write_model
 from bt.versions import Version, VersionVector
 from bt.weights import FlatWeights
 from transports.base import valid_name
 from transports.messages import MAX_VERSION
+from transports.schema import Schema
 
 TOTALS = ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds")
 
@@ -29,13 +31,15 @@ class Checkpoint:
     totals: dict[str, float] = field(default_factory=dict)  # of TOTALS; absent: 0
     description: dict[str, Any] = field(default_factory=dict)  # of the model
     peer: str = ""  # whose state this is
+    joined_at: int = 0  # updates the others had when it came
 
 
 class CheckpointFile:
     """`checkpoint.safetensors` of one peer."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self.path = path
+        self._disk = disk
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the file atomically."""
@@ -44,8 +48,10 @@ class CheckpointFile:
             "version": checkpoint.version,
             "vector": checkpoint.vector,
             "totals": checkpoint.totals,
+            "joined_at": checkpoint.joined_at,
         }
-        write_model(self.path, checkpoint.weights, checkpoint.description | {"peer": state})
+        description = checkpoint.description | {"peer": state}
+        write_model(self.path, checkpoint.weights, description, self._disk)
 
     def load(self) -> Checkpoint | None:
         """The last saved state; None if there is none. Raises BadModelFile."""
@@ -55,6 +61,19 @@ class CheckpointFile:
             return self._load()
         except BadModelFile as exc:
             raise BadModelFile(f"{exc}; move it away to start afresh") from exc
+
+    def load_of(self, peer: str, schema: Schema) -> Checkpoint | None:
+        """The same; another peer's state or another network's is refused, too."""
+        found = self.load()
+        if found is None:
+            return None
+        if found.peer not in ("", peer):
+            raise BadModelFile(f"{self.path} is of peer {found.peer}; choose another --out")
+        if (differing := schema.difference(found.weights.schema)) is not None:
+            raise BadModelFile(
+                f"{self.path} holds another network ({differing}); choose another --out"
+            )
+        return found
 
     def _load(self) -> Checkpoint:
         weights, description = read_model(self.path)
@@ -67,6 +86,7 @@ class CheckpointFile:
                 {_total(name): _amount(value) for name, value in state["totals"].items()},
                 description,
                 _name(state["name"]) if state.get("name") else "",
+                _version((0, state.get("joined_at", 0))).count,
             )
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
             raise BadModelFile(f"{self.path} is not a peer's checkpoint") from exc

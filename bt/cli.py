@@ -10,8 +10,11 @@ import typer
 
 from bt import __version__
 from bt import options as opt
+from bt.cli_keys import keys_app, roster_app
 from bt.config import Config
+from bt.experiment.cli import app as experiment_app
 from bt.report.cli import report
+from bt.simulation.cli import simulate
 
 app = typer.Typer(
     name="bt",
@@ -94,6 +97,7 @@ def train(
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     compression: opt.Compression = None,
+    fanout: opt.Fanout = None,
     seed: opt.Seed = None,
     out: opt.Out = None,
     config: opt.ConfigFile = None,
@@ -130,15 +134,14 @@ def train(
 @app.command(cls=opt.Command)
 def peer(
     ctx: typer.Context,
-    name: Annotated[str, typer.Option(help="This peer's name in the federation.")],
-    listen: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="tcp://HOST:PORT or ipc://PATH to answer at.")
-    ],
-    peer: Annotated[
-        list[str],
-        typer.Option(metavar="NAME=ADDRESS", help="Another peer; once for each of them."),
-    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="This peer's folder.")],
+    roster: opt.RosterFile = None,
+    keys: opt.KeyFile = None,
+    name: opt.PeerName = None,
+    listen: opt.Listen = None,
+    peer: opt.Peers = None,
+    announce: opt.Announce = None,
+    insecure: opt.Insecure = False,
     data: opt.Data = None,
     part: Annotated[
         str | None,
@@ -167,56 +170,37 @@ def peer(
     rounds: opt.Rounds = None,
     schedule: opt.ScheduleName = None,
     transport: Annotated[str | None, typer.Option(help="zmq, the only one here.")] = None,
-    announce: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", help="Where versions are announced. Default: any free port."
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="Listen off loopback without encryption. Think twice."),
-    ] = False,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     compression: opt.Compression = None,
+    fanout: opt.Fanout = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
 ) -> None:
-    """Run one peer, by hand, in any terminal or at any site. SIGTERM is a clean leave.
+    """Run one peer, by hand, in any terminal or at any site.
+
+    SIGTERM is a clean leave; SIGHUP reads the roster again: a key that is gone from it is out.
+
+    [bold]bt peer --roster roster.toml --keys hospital-a.key --data scans --out runs/a[/]
+
+    On one machine it goes without keys:
 
     [bold]bt peer --name A --listen tcp://127.0.0.1:7301 --peer B=tcp://127.0.0.1:7302
     --data scans-of-A --test-scans 2 --out runs/A[/]
     """
+    from bt import contacts
     from bt import peer as one_peer
     from bt.console import make_console
-    from transports.zeromq import ZeroMQTransport
 
-    here = ("name", "listen", "peer", "part", "announce", "insecure")
+    own = contacts.of(roster, keys, name, listen, peer or [], announce, insecure=insecure)
+    here = ("part", *opt.CONTACTS)
     given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
     if part is None and config is None and test_scans is None:
         given["test_scans"] = 0  # all scans are this peer's own
     settings = opt.to_config(given)
     if settings.federation.transport != "zmq":
         raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
-    addresses = opt.addresses(name, listen, announce, peer, insecure=insecure)
-    code = one_peer.run(
-        settings,
-        name,
-        sorted(addresses),
-        part,
-        out,
-        make_console(),
-        lambda max_bytes: ZeroMQTransport(
-            name,
-            listen,
-            addresses,
-            announce=announce,
-            max_message_bytes=max_bytes,
-            insecure=insecure,
-        ),
-    )
-    raise typer.Exit(code)
+    raise typer.Exit(one_peer.run(settings, own, part, out, make_console()))
 
 
 @app.command("eval", cls=opt.Command)
@@ -225,6 +209,12 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", metavar="DIR", help="Folder of labelled scans.")],
     surface: Annotated[
         bool, typer.Option("--surface", help="Also HD95 and mean surface distance, in mm.")
+    ] = False,
+    held_out: Annotated[
+        bool,
+        typer.Option(
+            "--held-out", help="Only the test scans of the model's run, by its results.json."
+        ),
     ] = False,
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A line per scan and structure.")
@@ -237,9 +227,8 @@ def evaluate(
 
     [bold]bt eval runs/demo/aggregated.safetensors --data brains[/]
 
-    It scores all labelled scans of the folder, those that the model was trained on included. The
-    results.json of the run names the held-out ones and has their scores; to score them alone
-    again, make a folder of them.
+    It scores all labelled scans of the folder, those that the model was trained on included;
+    with --held-out those alone that its run kept for testing.
     """
     from json import dumps
 
@@ -253,6 +242,7 @@ def evaluate(
         metrics, bad = inference.evaluate_folder(
             loaded,
             Path(data),
+            only=inference.held_out(model) if held_out else None,
             surface=surface,
             progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
         )
@@ -300,6 +290,9 @@ def predict(
         )
     print_paths(console, [("segmentation", out), *([("volumes", csv)] if csv else [])])
 
+
+app.add_typer(keys_app, name="keys")
+app.add_typer(roster_app, name="roster")
 
 data_app = typer.Typer(
     cls=opt.Group, no_args_is_help=True, help="Scans: make the demo cohort, look at a folder."
@@ -350,6 +343,7 @@ def show(
 
 
 app.command(cls=opt.Command)(report)
+app.add_typer(experiment_app, name="experiment")
 
 
 @app.command(cls=opt.Command)
@@ -370,6 +364,9 @@ def doctor(
     else:
         print_findings(console, report)
     raise typer.Exit(1 if report.problems else 0)
+
+
+app.command(cls=opt.Command)(simulate)
 
 
 @app.command(

@@ -34,6 +34,7 @@ ENCODINGS = tuple(name for name in messages.ENCODINGS if name != messages.PLAIN)
 
 _BLOCK = 1024  # values that share a scale
 _ROWS = 64  # blocks worked on at once: temporaries of 256 KB (F64: 512 KB) stay in the cache
+_BUSY = 3.0  # times longer than `Costs.measure` takes coding with caches cold and cores in use
 _LEVEL = 1  # higher levels of zstd find little more in noise
 _TINY, _INFINITY = 0x00800000, 0x7F800000  # float32: bits of the smallest normal and of infinity
 
@@ -153,8 +154,7 @@ class Costs:
         for encoding in ENCODINGS:
             seconds = {}
             for size in (1, step.numel()):  # the first also loads what is only loaded once
-                base = FlatWeights.of({"w": old[:size]})
-                new = FlatWeights.of({"w": old[:size] + step[:size]})
+                base, new = _sample(old[:size]), _sample(old[:size] + step[:size])
                 runs = []
                 for _ in range(3):
                     start = clock()
@@ -169,16 +169,25 @@ class Costs:
         return cls(costs)
 
 
-def choose(bytes_per_s: float, nbytes: int, costs: Costs) -> str:
+def _sample(values: Tensor) -> FlatWeights:
+    """As tensors that are no whole blocks, like those of most networks: that costs more."""
+    return FlatWeights.of({f"w{i:02}": part for i, part in enumerate(torch.split(values, 35_000))})
+
+
+def choose(bytes_per_s: float, nbytes: int, costs: Costs, wait_s: float = 0.0) -> str:
     """The encoding, or "none", that brings a plain model of `nbytes` to the other end of a link of
-    `bytes_per_s` first; the more exact of equals. Raises ValueError for a speed that is none."""
+    `bytes_per_s` first; the more exact of equals. `wait_s` is what any difference has to wait.
+
+    Raises ValueError for a speed that is none.
+    """
     if not bytes_per_s > 0:
         raise ValueError(f"{bytes_per_s} bytes per second: expected more than 0")
     seconds = {"none": nbytes / bytes_per_s}
     for name in ENCODINGS:
         cost = costs.by_encoding[name]
-        rates = (cost.encode_bytes_per_s, cost.decode_bytes_per_s, cost.ratio * bytes_per_s)
-        seconds[name] = cost.overhead_s + sum(nbytes / rate for rate in rates)
+        coding_s = nbytes / cost.encode_bytes_per_s + nbytes / cost.decode_bytes_per_s
+        sending_s = nbytes / (cost.ratio * bytes_per_s)
+        seconds[name] = wait_s + cost.overhead_s + _BUSY * coding_s + sending_s
     return min(seconds, key=seconds.__getitem__)
 
 

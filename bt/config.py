@@ -65,6 +65,7 @@ class FederationConfig:
     ping_timeout_s: float = 5.0
     pull_timeout_s: float = 60.0
     pulls_at_once: int = 2
+    fanout: int | None = None  # random peers a round asks; None: all
     compression: str = "none"  # of models on the wire: none, auto or one of messages.ENCODINGS
 
 
@@ -104,6 +105,7 @@ _AT_LEAST = {
     "peers": 1,
     "rounds": 1,
     "pulls_at_once": 1,
+    "fanout": 1,
 }
 _AT_MOST = {
     "crop": 1,

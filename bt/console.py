@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bt.data.checks import BadScan
     from bt.data.layouts import Cohort
     from bt.doctor import Report
+    from bt.roster import Roster
 
 _DISTANCE = "mean_surface_distance_mm"
 _SPREAD = ("mean of peers", "lowest", "highest")
@@ -103,6 +104,8 @@ class PeerView:
                 return f"lost {event['peer']}: {event['reason']}"
             case "reject":
                 return f"set {event['peer']} aside: {event['reason']}"
+            case "limit":
+                return f"answers {event['peer']} no more often: {event['reason']}"
             case "end":
                 self.state = event["reason"]
                 return f"ends: {event['reason']}"
@@ -151,7 +154,7 @@ class Progress:
                     continue
                 if not self._console.is_terminal:
                     self._console.print(f"{name:{width}}  {line}", soft_wrap=True)
-                elif event["event"] in ("gone", "reject"):
+                elif event["event"] in ("gone", "reject", "limit"):
                     self._messages = [m for m in self._messages if m != f"{name} {line}"][-4:]
                     self._messages.append(f"{name} {line}")
         if self._console.is_terminal:
@@ -321,6 +324,22 @@ def _ranges(triples: Sequence[tuple[float, ...]]) -> str:
         lowest, highest = f"{min(values):.4g}", f"{max(values):.4g}"
         spans.append(lowest if lowest == highest else f"{lowest}–{highest}")
     return " × ".join(spans)
+
+
+def print_roster(console: Console, roster: Roster, doubts: Iterable[str]) -> None:
+    """Who is in a roster, what to look at, and what to compare."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("peer", overflow="fold")
+    table.add_column("address", overflow="fold")
+    table.add_column("public key", no_wrap=True)  # to be copied
+    table.add_column("max_samples", justify="right")
+    for member in roster.members.values():
+        address, keys = member.address or "–", Text("\n".join(member.keys))
+        table.add_row(member.name, address, keys, str(member.max_samples))
+    console.print(table)
+    for doubt in doubts:
+        console.print(f"look: {doubt}", style="yellow", soft_wrap=True)
+    console.print(f"fingerprint: {roster.fingerprint}")
 
 
 def print_findings(console: Console, report: Report) -> None:

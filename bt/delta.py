@@ -6,6 +6,7 @@ compression.py. Both ends keep the model as the receiver has it; its digest name
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,7 +29,9 @@ def chooser(setting: str, nbytes: int) -> Callable[[Link], str]:
     def fastest(link: Link) -> str:
         if link.bytes_per_s is None:  # the first model comes plainly; be ready for the second
             return ENCODINGS[-1]
-        return choose(link.bytes_per_s, nbytes, costs)
+        # The first range of a difference is asked for alone: one round trip more.
+        wait_s = link.round_trip_s if math.isfinite(link.round_trip_s) else 0.0
+        return choose(link.bytes_per_s, nbytes, costs, wait_s)
 
     return fastest
 

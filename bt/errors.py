@@ -11,7 +11,7 @@ from bt.precision import NoSuchDevice
 from bt.report.study import ReportError
 from bt.rundir import RunFolderError
 from bt.runner import Diverged
-from bt.trainer import NothingToTrainOn
+from bt.trainer import NothingToTrainOn, TooLargeToTrain
 from bt.weights import UnsupportedTensor
 from launchers.base import LaunchError
 from transports.base import TransportError
@@ -29,6 +29,7 @@ USER_ERRORS = (
     ReportError,
     RunFolderError,
     ScanError,
+    TooLargeToTrain,
     TransportError,
     UnsupportedTensor,
 )

@@ -10,7 +10,14 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+
+class Log(Protocol):
+    """Where a runner tells what happens."""
+
+    def write(self, event: str, **fields: Any) -> None:
+        """`from_` stands for the field `from`, which Python keeps for itself."""
 
 
 class EventLog:
@@ -25,7 +32,7 @@ class EventLog:
                 self._file.write(b"\n")
 
     def write(self, event: str, **fields: Any) -> None:
-        """One line. `from_` stands for the field `from`, which Python keeps for itself."""
+        """One line."""
         line = {"time": round(time.time(), 3), "event": event}
         line |= {name.rstrip("_"): value for name, value in fields.items()}
         self._file.write(json.dumps(line).encode() + b"\n")

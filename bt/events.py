@@ -24,10 +24,11 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class PeerGone:
-    """The transport can't reach `peer` now."""
+    """The transport can't reach `peer` now; `refused`: and trying again soon is no use."""
 
     peer: str
     reason: str = "not reachable"
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,11 @@ class StartOver:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Load the running mean, if there is one, and fine-tune; `update` counts from 0."""
+    """Load the running mean, if there is one, and fine-tune.
+
+    `update` counts this peer's fine-tunes, from 0, or from those the others had behind them when
+    it came: a late peer goes on from their model at their learning rate.
+    """
 
     update: int
     merged: tuple[str, ...]

@@ -7,9 +7,43 @@ import secrets
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_atomic(path: Path, *parts: bytes | memoryview, mode: int = 0o666) -> None:
+class Disk:
+    """The calls that replacing a file is made of."""
+
+    def create(self, path: Path, mode: int) -> BinaryIO:
+        """A new file: "x" opens nothing that exists, so a link that waits in a folder others
+        write to is not followed."""
+        return open(path, "xb", opener=partial(os.open, mode=mode))
+
+    def sync(self, file: BinaryIO) -> None:
+        """What was written is on the disk when this returns."""
+        file.flush()
+        os.fsync(file.fileno())
+
+    def rename(self, path: Path, target: Path) -> None:
+        path.replace(target)
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def sync_folder(self, path: Path) -> None:
+        """What was renamed in it is on the disk when this returns."""
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+DISK = Disk()
+
+
+def write_atomic(
+    path: Path, *parts: bytes | memoryview, mode: int = 0o666, disk: Disk = DISK
+) -> None:
     """Write to a temporary name, fsync, rename: a crash leaves the old file or the new one.
 
     Permissions are `mode` less the umask. Raises OSError, with `path` in its text; also where
@@ -18,27 +52,21 @@ def write_atomic(path: Path, *parts: bytes | memoryview, mode: int = 0o666) -> N
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         raise FileExistsError(f"can't write {path}: it is a folder, a link or a device")
     try:
-        _replace(path, parts, mode)
+        _replace(path, parts, mode, disk)
     except OSError as exc:
         raise type(exc)(f"can't write {path}: {exc.strerror or exc}") from exc
 
 
-def _replace(path: Path, parts: Iterable[bytes | memoryview], mode: int) -> None:
+def _replace(path: Path, parts: Iterable[bytes | memoryview], mode: int, disk: Disk) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name that can't be guessed, and "x" opens nothing that exists: a link waiting in a folder
-    # that others write to is not followed.
+    # A name that can't be guessed: nothing can be put in its place beforehand.
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
-    with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
+    with disk.create(temporary, mode) as file:
         try:
             file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
+            disk.sync(file)
+            disk.rename(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            disk.remove(temporary)
             raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # or the rename itself may be lost
-    finally:
-        os.close(folder)
+    disk.sync_folder(path.parent)  # or the rename itself may be lost

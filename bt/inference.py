@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bt import rundir
 from bt.data.checks import TOO_LARGE, BadScan, ScanError, read_label_map
 from bt.data.labels import LabelError, LabelTable
 from bt.data.layouts import find_scans
@@ -27,7 +28,7 @@ from bt.evaluation import Metrics, ScanScores, score, segment
 from bt.files import write_atomic
 from bt.modelfile import BadModelFile, read_model
 from bt.models import restore, seen_as
-from bt.precision import Precision, choose_device
+from bt.precision import Precision, choose_device, ran_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Model:
             found = segment(self.network, volume, self.view, self.precision)
             return to_scan_grid(found, volume)
         except (MemoryError, RuntimeError) as exc:
-            if isinstance(exc, RuntimeError) and "allocate" not in str(exc):
-                raise  # torch has no error of its own for too little memory on processors
+            if not ran_out_of_memory(exc):
+                raise
             raise ScanError(f"{volume.id}: {TOO_LARGE}") from exc
 
 
@@ -98,13 +99,14 @@ def evaluate_folder(
     model: Model,
     data: Path,
     *,
+    only: Container[str] | None = None,
     surface: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[Metrics, list[BadScan]]:
-    """Score the model on every labelled scan of a folder, each on its own grid.
+    """Score the model on every scan of a folder, or on those with an id in `only`.
 
-    The folder's own label table is used to read its label maps; its structures must be the
-    model's. Raises DataError.
+    Each is scored on its own grid. The folder's own label table is used to read its label maps;
+    its structures must be the model's. Raises DataError.
     """
     cohort = find_scans(data)
     if cohort.labels.structures != model.labels.structures:
@@ -114,17 +116,32 @@ def evaluate_folder(
         )
     scores: list[ScanScores] = []
     bad: list[BadScan] = []
-    for done, scan in enumerate(cohort.scans):
-        progress(done, len(cohort.scans))
+    scans = [scan for scan in cohort.scans if only is None or scan.id in only]
+    if not scans:
+        raise DataError(f"{data} has none of the scans that were held out")
+    for done, scan in enumerate(scans):
+        progress(done, len(scans))
         try:
             scores.append(_score(model, scan, cohort.labels, surface=surface))
         except (ScanError, LabelError) as exc:
             bad.append(BadScan(scan.id, scan.image, str(exc)))
     if not scores:
-        raise DataError(
-            f"{data}: none of {len(cohort.scans)} scans could be scored: {bad[0]}, ..."
-        )
+        raise DataError(f"{data}: none of {len(scans)} scans could be scored: {bad[0]}, ...")
     return Metrics(model.labels.structures[1:], tuple(scores)), bad
+
+
+def held_out(model: Path) -> frozenset[str]:
+    """The ids of the test scans of the run that made a model file. Raises DataError.
+
+    They are in results.json beside the file, or above it for a peer's own.
+    """
+    for folder in (model.parent, model.parent.parent):
+        results = rundir.read_results(folder / "results.json")
+        data = (results or {}).get("data")
+        ids = data.get("test") if isinstance(data, dict) else None
+        if isinstance(ids, list):
+            return frozenset(str(id) for id in ids)
+    raise DataError(f"{model}: no results.json beside it tells which scans its run held out")
 
 
 def _score(model: Model, scan: Scan, labels: LabelTable, *, surface: bool) -> ScanScores:

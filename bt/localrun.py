@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from bt.data.cache import load_volumes
 from bt.federation import Prepared
 from bt.node import Node, make_trainer, peer_names
 from bt.peer import MERGED_NOBODY, STOPPING
+from bt.threads import threads_each
 from launchers.base import Command
 from launchers.local import LocalLauncher
 from transports.inproc import Network
@@ -52,7 +54,8 @@ def run_processes(run: Prepared, out: Path, console: Console) -> str:
         shutil.rmtree(sockets, ignore_errors=True)
     failed = [name for name, code in codes.items() if code not in (0, MERGED_NOBODY)]
     for name in failed:
-        line = f"{name} failed (exit code {codes[name]}): {_last_line(out / name)}"
+        last = last_line(out / name / "log.txt")
+        line = f"{name} failed (exit code {codes[name]}): {last}"
         console.print(line, style="red", soft_wrap=True)
     return "failed" if failed else "finished"
 
@@ -61,32 +64,38 @@ def _peer_command(
     number: int, names: tuple[str, ...], out: Path, sockets: Path, precision: str
 ) -> Command:
     name = names[number]
-    # -P: a file called torch.py in the folder one happens to be in must not be imported
-    argv = [sys.executable, "-P", "-m", "bt", "peer", "--config", str(out / "config.toml")]
+    argv = ["peer", "--config", str(out / "config.toml")]
     argv += ["--name", name, "--part", f"{number + 1}/{len(names)}", "--out", str(out / name)]
     argv += ["--listen", f"ipc://{sockets / name}", "--precision", precision]
     for other in names:
         if other != name:
             argv += ["--peer", f"{other}=ipc://{sockets / other}"]
+    return bt_command(name, argv, out / name / "log.txt", threads_each(len(names)))
+
+
+def bt_command(name: str, arguments: Sequence[str], log: Path, threads: int) -> Command:
+    """`bt` with these arguments, from this source, as a process on `threads` processors."""
+    # -P: a file called torch.py in the folder one happens to be in must not be imported
+    argv = (sys.executable, "-P", "-m", "bt", *arguments)
     source = str(Path(bt.__file__).parents[1])  # a bare checkout runs too
     path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    env = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    return Command(name, tuple(argv), env, out / name / "log.txt")
+    return Command(name, argv, {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}, log)
 
 
 def _folders(names: tuple[str, ...], out: Path) -> dict[str, Path]:
     return {name: out / name for name in names}
 
 
-def _last_line(folder: Path) -> str:
-    lines = (folder / "log.txt").read_text(errors="replace").strip().splitlines()
+def last_line(log: Path) -> str:
+    """What a process said last."""
+    lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
 
 def run_threads(run: Prepared, out: Path, console: Console) -> str:
     """All peers in this process over in-process queues; how it ended, as in `gather`."""
-    torch.set_num_threads(1)  # the peers share the processors
     names = peer_names(run.config.federation.peers)
+    torch.set_num_threads(threads_each(len(names)))
     labels, data = run.cohort.labels, run.config.data
     test = load_volumes(run.split.test, labels, data.spacing_mm).volumes
     network = Network(names)

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from bt.transfer import GRAIN
 from bt.weights import FlatWeights, floats_in
@@ -39,6 +40,7 @@ class WeightedMean:
     def __init__(self) -> None:
         self._own: FlatWeights | None = None
         self._mean: FlatWeights | None = None
+        self._runs: dict[torch.dtype, tuple[int, Tensor, Tensor]] = {}  # begin, of own, of mean
         self._samples: list[int] = []  # by grain
         self._own_samples = 0
 
@@ -46,6 +48,10 @@ class WeightedMean:
         self._own = own
         self._own_samples = samples
         self._mean = FlatWeights.empty(own.schema)
+        self._runs = {
+            mine.values.dtype: (mine.begin, mine.values, mean.values)
+            for mine, mean in zip(own.floats(), self._mean.floats(), strict=True)
+        }
         self._samples = [-1] * -(-own.schema.nbytes // GRAIN)  # -1: not even one's own
         edge = 0
         for _, begin, end in (*own.schema.float_runs, ("", own.schema.nbytes, 0)):
@@ -71,20 +77,16 @@ class WeightedMean:
     def _fold(self, begin: int, data: memoryview, before: int, samples: int) -> None:
         """Into a stretch that holds `before` samples so far."""
         assert self._own is not None
-        assert self._mean is not None
-        end = begin + data.nbytes
-        present = self._own if before < 0 else self._mean
         share = samples / (samples + (self._own_samples if before < 0 else before))
-        for mine, mean, theirs in zip(
-            present.floats(begin, end),
-            self._mean.floats(begin, end),
-            floats_in(self._own.schema, begin, data),
-            strict=True,
-        ):
+        for at, theirs in floats_in(self._own.schema, begin, data):
+            run_begin, own, mean = self._runs[theirs.dtype]
+            first = (at - run_begin) // theirs.itemsize
+            part = slice(first, first + len(theirs))
             if share == 1.0:
-                mean.values.copy_(theirs.values)  # random weights must not leak in
+                mean[part].copy_(theirs)  # random weights must not leak in
             else:
-                torch.lerp(mine.values, theirs.values, share, out=mean.values)
+                present = own if before < 0 else mean
+                torch.lerp(present[part], theirs, share, out=mean[part])
 
     def finish(self) -> FlatWeights:
         if self._own is None or self._mean is None:
@@ -93,4 +95,5 @@ class WeightedMean:
             raise RuntimeError("a model was added in part")
         merged = self._own.copy() if max(self._samples, default=-1) < 0 else self._mean
         self._own = self._mean = None
+        self._runs = {}
         return merged

@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors
 
-from bt.files import write_atomic
+from bt.files import DISK, Disk, write_atomic
 from bt.weights import FlatWeights, UnsupportedTensor
 from transports import header
 from transports.schema import SchemaError
@@ -24,10 +24,12 @@ class BadModelFile(ValueError):
     """A file that can't be used; the message says why and what to do."""
 
 
-def write_model(path: Path, weights: FlatWeights, description: dict[str, Any]) -> None:
+def write_model(
+    path: Path, weights: FlatWeights, description: dict[str, Any], disk: Disk = DISK
+) -> None:
     """Write `weights` with `description` (anything JSON can hold) in the metadata."""
     text = json.dumps(description, sort_keys=True)
-    write_atomic(path, header.pack(text, weights.schema.table), weights.body())
+    write_atomic(path, header.pack(text, weights.schema.table), weights.body(), disk=disk)
 
 
 def read_model(path: Path) -> tuple[FlatWeights, dict[str, Any]]:

@@ -7,7 +7,6 @@ ends an MPI job; the checkpoints stay, and the same command goes on from them.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from bt.errors import USER_ERRORS, printable
 from bt.federation import Prepared, gather, prepare
 from bt.node import Node, peer_names
 from bt.peer import STOPPING, build_trainer, following, own_scans, stopping
+from bt.threads import threads_each
 from bt.train import finish, run_name
 from transports.mpi import MPITransport, world
 
@@ -113,7 +113,7 @@ def _take_part(comm: MPI.Intracomm, config: Config, out: Path, console: Console)
     names = peer_names(comm.size)
     name = names[comm.rank]
     others = [other for other in names if other != name]
-    torch.set_num_threads(_threads(comm))
+    torch.set_num_threads(threads_each(_ranks_here(comm)))
     own = own_scans(config, f"{comm.rank + 1}/{comm.size}")
     trainer = build_trainer(config, name, own, console)
     node = Node(name, others, out / name, config, own.labels)
@@ -125,16 +125,14 @@ def _take_part(comm: MPI.Intracomm, config: Config, out: Path, console: Console)
     return "finished" if outcome.reason == "finished" else "interrupted"
 
 
-def _threads(comm: MPI.Intracomm) -> int:
-    """This rank's share of its machine's processors, or what OMP_NUM_THREADS says."""
-    if (stated := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
-        return max(1, int(stated))
+def _ranks_here(comm: MPI.Intracomm) -> int:
+    """How many ranks share this rank's machine."""
     from mpi4py import MPI
 
     here = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    ranks = here.size
+    ranks = int(here.size)
     here.Free()
-    return max(1, min(len(os.sched_getaffinity(0)), (os.cpu_count() or 1) // ranks))
+    return ranks
 
 
 def _share(comm: MPI.Intracomm, told: dict[str, Any]) -> dict[str, Any]:

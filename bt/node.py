@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from bt.checkpoint import CheckpointFile
@@ -17,6 +18,7 @@ from bt.data.slices import slices_of
 from bt.data.volumes import Volume
 from bt.delta import chooser
 from bt.eventlog import EventLog
+from bt.fanout import Fanout
 from bt.files import write_atomic
 from bt.modelfile import BadModelFile, write_model
 from bt.models import build, describe, task_hash
@@ -57,7 +59,12 @@ def load_usable(
 
 
 def make_trainer(
-    config: Config, name: str, labels: LabelTable, train: Sequence[Volume], test: Sequence[Volume]
+    config: Config,
+    name: str,
+    labels: LabelTable,
+    train: Sequence[Volume],
+    test: Sequence[Volume],
+    kind: Callable[..., SegmentationTrainer] = SegmentationTrainer,
 ) -> SegmentationTrainer:
     """The configured network on a peer's volumes.
 
@@ -80,7 +87,7 @@ def make_trainer(
             f"slices of {MULTIPLE_OF}x{MULTIPLE_OF} pixels can't be learned from one by one; take "
             "a larger --batch-size or --margin, or more scans"
         )
-    return SegmentationTrainer(
+    return kind(
         build(config.model, labels.classes, config.seed),
         slices,
         samples=len(train),
@@ -114,12 +121,14 @@ class Node:
         folder: Path,
         config: Config,
         labels: LabelTable | None = None,  # None: what the model means is the caller's business
+        samples_of: Mapping[str, int] | None = None,  # the most that each peer may claim
     ) -> None:
         self.name = name
         self.others = tuple(others)
         self.folder = folder
         self._config = config
         self._labels = labels
+        self._samples_of = {} if samples_of is None else samples_of
         self._description = describe(config, labels) if labels else {}
         self._runner: Runner | None = None
         self._stop_reason: str | None = None
@@ -148,6 +157,7 @@ class Node:
             # One after the other where runs must repeat exactly: sums depend on their order.
             pulls_at_once=1 if sequential else federation.pulls_at_once,
             choose=chooser(federation.compression, weights.schema.nbytes),
+            fanout=Fanout(federation.fanout, Random(f"{self._config.seed}/{self.name}")),
         )
         checkpoints = CheckpointFile(self.folder / "checkpoint.safetensors")
         self._refuse_other_structures(checkpoints)
@@ -161,7 +171,7 @@ class Node:
                 checkpoints,
                 log,
                 epochs=self._config.train.epochs,
-                limits=Limits(max_message_bytes=message_limit(weights)),
+                limits=Limits(message_limit(weights), samples_of=self._samples_of),
                 description=self._description,
                 differences=federation.compression != PLAIN,
             )

@@ -10,8 +10,6 @@ from typer.core import TyperCommand, TyperGroup
 
 from bt import config as configs
 from bt.config import Config
-from transports.base import TransportError, valid_name
-from transports.endpoints import Ipc, Tcp, parse
 
 
 class _PlainFlags:
@@ -195,6 +193,74 @@ Compression = Annotated[
         "what is fastest at the speed measured. For slow links.",
     ),
 ]
+_MEET = "The other peers"
+RosterFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--roster",
+        metavar="FILE.toml",
+        rich_help_panel=_MEET,
+        help="Who takes part, under which names, addresses and keys. Goes with --keys.",
+    ),
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="FILE",
+        rich_help_panel=_MEET,
+        help="This peer's keys, as bt keys new makes. They say which peer of the roster it is.",
+    ),
+]
+PeerName = Annotated[
+    str | None,
+    typer.Option("--name", rich_help_panel=_MEET, help="This peer's name. Default: the roster's."),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        "--listen",
+        metavar="ADDRESS",
+        rich_help_panel=_MEET,
+        help="tcp://HOST:PORT or ipc://PATH to answer at. Default: its address in the roster.",
+    ),
+]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peer",
+        metavar="NAME=ADDRESS",
+        rich_help_panel=_MEET,
+        help="Another peer, where there is no roster; once for each of them.",
+    ),
+]
+Announce = Annotated[
+    str | None,
+    typer.Option(
+        "--announce",
+        metavar="ADDRESS",
+        rich_help_panel=_MEET,
+        help="Where versions are announced. Default: any free port.",
+    ),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        rich_help_panel=_MEET,
+        help="Without keys, and yet beyond this machine: nothing is encrypted, and everybody is "
+        "who they say. Think twice.",
+    ),
+]
+CONTACTS = ("roster", "keys", "name", "listen", "peer", "announce", "insecure")
+Fanout = Annotated[
+    int | None,
+    typer.Option(
+        "--fanout",
+        rich_help_panel=_RUN,
+        help="A round asks so many random peers. Default: all. For large federations.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Decides split, weights and batches. Default: 0.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default: runs/NAME.")
@@ -252,64 +318,6 @@ def defaults(data: str | None, config: Path | None, ranks: int) -> Config:
     if ranks > 1:
         settings |= {"peers": ranks, "transport": "mpi"}
     return configs.change(Config(), settings)
-
-
-def addresses(
-    name: str, listen: str, announce: str | None, peers: list[str], *, insecure: bool
-) -> dict[str, str]:
-    """["B=tcp://..."] -> {"B": "tcp://..."}, for the peer `name` that listens at `listen`.
-
-    What can be checked of names and addresses is, before scans are read. Raises ConfigError.
-    """
-    found: dict[str, str] = {}
-    for entry in peers:
-        other, equals, address = entry.partition("=")
-        if not (equals and other and address):
-            raise configs.ConfigError(
-                f"--peer {entry}: expected NAME=ADDRESS, for example B=tcp://127.0.0.1:7302"
-            )
-        if other in found:
-            raise configs.ConfigError(f"--peer {other} is given twice")
-        found[other] = address
-    if name in found:
-        raise configs.ConfigError(f"--peer {name}: that is this peer itself, name the others only")
-    for each in (name, *found):
-        if not valid_name(each):
-            raise configs.ConfigError(
-                f"{each!r} can't name a peer: expected up to 64 of A-Z a-z 0-9 . _ -, the first "
-                "a letter or digit"
-            )
-    own = _to_listen("--listen", listen, insecure=insecure)
-    if announce is not None:
-        place = _to_listen("--announce", announce, insecure=insecure)
-        if isinstance(own, Ipc) or isinstance(place, Ipc):
-            raise configs.ConfigError("--announce goes with --listen tcp://, and takes tcp:// too")
-    taken = {own: "this peer itself"}
-    for other, address in found.items():
-        place = _endpoint("--peer", address)
-        if isinstance(place, Tcp) and (place.host == "*" or not place.port):
-            raise configs.ConfigError(f"--peer {other}={address}: expected one host and port")
-        if place in taken:
-            raise configs.ConfigError(f"--peer {other}={address}: {taken[place]} listens there")
-        taken[place] = other
-    return found
-
-
-def _to_listen(option: str, address: str, *, insecure: bool) -> Tcp | Ipc:
-    place = _endpoint(option, address)
-    if isinstance(place, Tcp) and not insecure and not place.is_loopback:
-        raise configs.ConfigError(
-            f"{option} {address}: other machines can reach that, and nothing is encrypted: listen "
-            "on 127.0.0.1, or add --insecure if a VPN or a tunnel protects it"
-        )
-    return place
-
-
-def _endpoint(option: str, address: str) -> Tcp | Ipc:
-    try:
-        return parse(address)
-    except TransportError as exc:
-        raise configs.ConfigError(f"{option}: {exc}") from exc
 
 
 def refuse_overwriting(output: Path | None, *inputs: Path) -> None:

@@ -9,6 +9,7 @@ from bt.versions import Version
 from transports import messages
 
 MOST_FAILURES = 3  # pulls of one peer tried in a round
+LEFT = "left"  # why it is gone: it said so itself
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Timing:
     set_aside_s: float = 30.0  # first pause for a peer that sent something invalid; doubles
 
 
-@dataclass
+@dataclass(slots=True)
 class Other:
     """What a peer knows of another one."""
 

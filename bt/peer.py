@@ -5,27 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from rich.console import Console
 
 from bt import rundir
 from bt.config import Config, to_toml
 from bt.console import Progress, print_paths, print_results
+from bt.contacts import Contacts
 from bt.data.labels import LabelTable
 from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan
 from bt.federation import split_of
 from bt.files import write_atomic
 from bt.node import Node, load_usable, make_trainer
+from bt.threads import threads_each
 from bt.trainer import SegmentationTrainer
 from bt.wording import counted
 from launchers import lifeline
-from transports.base import Transport
 
 MERGED_NOBODY = 3  # exit code
 STOPPING = "Stopping. Checkpoints are kept: the same command goes on from them."
@@ -81,7 +83,8 @@ def build_trainer(config: Config, name: str, own: Own, console: Console) -> Segm
     console.print(
         f"{name}: {counted(len(volumes), 'training scan')}, "
         f"{counted(len(test_volumes), 'test scan')}, {counted(len(trainer.images), 'slice')}; "
-        f"{trainer.precision.name} on {trainer.precision.device} ({trainer.precision.reason})",
+        f"{trainer.precision.name} on {trainer.precision.device} ({trainer.precision.reason}), "
+        f"{counted(torch.get_num_threads(), 'thread')}",
         soft_wrap=True,
     )
     return trainer
@@ -89,26 +92,32 @@ def build_trainer(config: Config, name: str, own: Own, console: Console) -> Segm
 
 def run(
     config: Config,
-    name: str,
-    others: Sequence[str],
+    contacts: Contacts,
     part: str | None,
     out: Path,
     console: Console,
-    connect: Callable[[int], Transport],
 ) -> int:
     """Take part until the end. Returns the exit code: 0 unless the run merged nobody.
 
     A launcher that holds a lifeline evaluates the aggregated model itself, once for all.
     """
+    name = contacts.name
     launched = lifeline.held()
     own = own_scans(config, part)
     rundir.lock(out)
     if not launched:  # a launcher keeps the config of its run
         write_atomic(out / "config.toml", to_toml(config).encode())
+    torch.set_num_threads(threads_each(1 + contacts.neighbours))
     trainer = build_trainer(config, name, own, console)
-    node = Node(name, others, out, config, own.labels)
-    with stopping(node), following(console, {name: out}, config.federation.rounds):
-        outcome = node.run(trainer, connect)
+    contacts.check_samples(trainer.samples)
+    contacts.tell = lambda line: console.print(line, style="yellow", soft_wrap=True)
+    node = Node(name, sorted(contacts.others), out, config, own.labels, contacts.samples_of)
+    with (
+        stopping(node),
+        contacts.rereading(),
+        following(console, {name: out}, config.federation.rounds),
+    ):
+        outcome = node.run(trainer, contacts.connect)
     results = {name: node.results(outcome)}
     if outcome.aggregated is not None and not launched:
         with console.status("Evaluating the aggregated model"):
@@ -119,6 +128,8 @@ def run(
         print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
     if outcome.totals["merged"] == 0 and outcome.reason == "finished":
         why = "Were the other peers running, their addresses right, their networks the same?"
+        if contacts.keys is not None:
+            why += " Is the key of this peer in their rosters?"
         if len(outcome.aggregated_of) > 1:  # it met them in the end
             why = "The others had nothing newer when it asked: try more --rounds."
         console.print(

@@ -60,6 +60,14 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def ran_out_of_memory(exc: Exception) -> bool:
+    """Whether `exc` says so: on processors torch has no error of its own for that."""
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("allocate memory", "could not create a memory object", "out of memory")
+    return isinstance(exc, RuntimeError) and any(word in str(exc) for word in words)
+
+
 def choose_precision(
     model: nn.Module, images: Tensor, device: str = "auto", precision: str = "auto"
 ) -> Precision:

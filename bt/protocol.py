@@ -15,21 +15,20 @@ or gone, forms the aggregated model, and leaves when nobody needs it any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from bt import events
 from bt.events import Event, Instruction
-from bt.others import Other, Timing
+from bt.fanout import Fanout
+from bt.incarnation import Losses
+from bt.others import LEFT, Other, Timing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
 from bt.transfer import Gone, Link, Misfit
-from bt.versions import NEVER_TRAINED, Version, VersionVector
+from bt.versions import NEVER_TRAINED, Version, VersionVector, typical_count
 from transports import messages
-
-MOST_LOSSES = 16  # incarnations a peer may be behind what others know of it
-LEFT = "left"
 
 
 class Phase(StrEnum):
@@ -60,10 +59,12 @@ class Peer:
     timing: Timing = field(default_factory=Timing)
     pulls_at_once: int = 2
     choose: Callable[[Link], str] = lambda link: messages.PLAIN  # how models are coded for a link
+    fanout: Fanout = field(default_factory=Fanout)
 
     version: Version = field(default=NEVER_TRAINED, init=False)
     digest: str | None = field(default=None, init=False)  # of the image that is served
     vector: VersionVector = field(default_factory=dict, init=False)
+    joined_at: int = field(default=0, init=False)  # updates the others had when it came
     deadline: float | None = field(default=None, init=False)  # when a Tick is needed
     phase: Phase = field(default=Phase.IDLE, init=False)
     state: str = field(default="training", init=False)  # as told to the others
@@ -71,20 +72,21 @@ class Peer:
 
     def __post_init__(self) -> None:
         self._others = {name: Other() for name in sorted(self.others)}
+        self._asked: list[str] = []  # in the round going on
         self._awaited: dict[str, float] = {}  # pinged, no answer yet -> deadline
         self._retry_at = float("-inf")
         sizes = self.image_bytes, self.header_bytes
         self._pulls = Pulls(self.me, *sizes, self.pulls_at_once, self.choose)
         self._aggregating = False
-        about = NEVER_TRAINED, self.samples, self.schema, self.state
-        self._told = messages.Version(self.me, *about)  # the latest announcement
-        self._told_of_loss: set[str] = set()  # peers that knew of lost models of ours
+        self._told = messages.Version(self.me, (0, 0), self.samples, self.schema, self.state)
+        self._losses = Losses()
         self._now = 0.0
         self._done_at: float | None = None
 
-    def resume(self, version: Version, vector: VersionVector) -> None:
+    def resume(self, version: Version, vector: VersionVector, joined_at: int = 0) -> None:
         """Go on from a checkpoint; before the first event, and before `digest` is set."""
         self.version = version
+        self.joined_at = joined_at
         self.vector = dict(vector)
         if version.count >= self.rounds:
             self.state = "done"
@@ -93,8 +95,8 @@ class Peer:
     @property
     def ready(self) -> bool:
         """Whether a round may start now."""
-        idle = self.phase is Phase.IDLE and self._on_disk
-        return idle and self.state == "training" and self.schedule.ready(self)
+        idle = self.phase is Phase.IDLE and self._on_disk and self.state == "training"
+        return idle and self.schedule.ready(self)
 
     @property
     def _on_disk(self) -> bool:
@@ -115,10 +117,6 @@ class Peer:
             return False
         return other.known is None or other.known.state == "training"
 
-    def gone(self) -> tuple[str, ...]:
-        """The peers that can't be reached."""
-        return tuple(name for name, other in self._others.items() if other.gone)
-
     def announcement(self) -> messages.Version:
         """What this peer tells of itself."""
         told = self._told
@@ -131,9 +129,10 @@ class Peer:
         return self._told
 
     def answer(self, to: str) -> messages.Version:
-        """Version, and which of `to`'s models was merged: a peer that lost its disk learns it."""
-        told, seen = self.announcement(), self.vector.get(to)
-        return told if seen is None else replace(told, seen=seen)
+        """Version, and the newest of `to`'s that is known: a peer that lost its disk learns it."""
+        heard = Version(*known.version) if (known := self._others[to].known) else NEVER_TRAINED
+        seen, told = max(heard, self.vector.get(to, heard)), self.announcement()
+        return told if seen == NEVER_TRAINED else replace(told, seen=seen)
 
     # The only mutator -------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Instruction]:
@@ -146,8 +145,14 @@ class Peer:
             case events.RoundDue():
                 self._start_round(now, out)
             case events.Received(message):
+                back = self._others[message.sender].gone
                 self._receive(message, now, out)
-            case events.PeerGone(peer, reason):
+                late = self.deadline is not None and now >= self.deadline
+                if isinstance(message, messages.Ping | messages.Pull) and not back and not late:
+                    return out  # nothing else has changed
+            case events.PeerGone(peer, reason, refused):
+                if refused:
+                    self._awaited.pop(peer, None)  # no use
                 self._lost(peer, reason, now, out)
             case events.Rejected(peer, reason):
                 self._set_aside(peer, reason, now, out)
@@ -157,7 +162,9 @@ class Peer:
                 self._finish_training(out)
             case events.Persisted(digest):
                 self.digest = digest if self.version.count else None  # random weights are nobody's
-                out.append(events.Publish(self.announcement()))
+                told = self.announcement()
+                if self.fanout.most is None or told.state != "training":  # else who asks is told
+                    out.append(events.Publish(told))
             case events.Leave():
                 self.state = "leaving"
                 out.append(events.Publish(self.announcement()))
@@ -175,7 +182,9 @@ class Peer:
         self._pulls.begin([])
         if self.schedule.merges(self):
             self.phase = Phase.PINGING
-            self._ping_all(now, out)
+            fresh = self.version.count == 0  # or it lost its models: who merged them will tell
+            self._asked = [*self._others] if fresh else self.fanout.asked(self._others, now)
+            self._ping_all(self._asked, now, out)
         else:
             self._train(out)
 
@@ -215,19 +224,14 @@ class Peer:
             other.known = message
         if message.state == "leaving":
             self._lost(sender, LEFT, now, out)
+            other.known = replace(message, state="training")  # should it come back
 
     def _reincarnate(self, sender: str, seen: Version, now: float, out: list[Instruction]) -> None:
-        """`sender` merged a newer model of ours than we have: our state was lost.
-
-        At most once per peer, and by small steps: a liar must not drive versions up.
-        """
-        rise = seen.incarnation + 1 - self.version.incarnation
-        too_high = rise > MOST_LOSSES or seen.incarnation >= messages.MAX_VERSION
-        if sender in self._told_of_loss or too_high:
-            self._set_aside(sender, f"claims to have merged our version {seen}", now, out)
+        version = self._losses.start_after(seen, self.version, sender)
+        if version is None:
+            self._set_aside(sender, f"claims to know our version {seen}", now, out)
             return
-        self._told_of_loss.add(sender)
-        self.version = Version(seen.incarnation + 1, self.version.count)
+        self.version = version
         self.digest = None  # until it is served under its new version
         out.append(events.Persist())
 
@@ -261,8 +265,7 @@ class Peer:
 
     def _lost(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
         other = self._others[peer]
-        # A peer never heard of may still be starting, and a link in the middle of a model may come
-        # back: they get until the deadline.
+        # It may still be starting, or the link come back in the middle of a model: until then.
         starting = other.known is None and now < self._awaited.get(peer, now)
         transfer = self._pulls.running.get(peer)
         halting = transfer is not None and now < transfer.progress_at + self.timing.ping_s
@@ -297,25 +300,27 @@ class Peer:
     def _advance(self, now: float, out: list[Instruction]) -> None:
         """Go as far as the clock and what is known allow, and set the next deadline."""
         for peer in [peer for peer, until in self._awaited.items() if now >= until]:
+            del self._awaited[peer]  # lost or not: a deadline that has passed must not come back
             self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
         if self.phase is Phase.PINGING:
             if not self._awaited:
-                self._start_pulls(now)
+                self._start_pulls(self._asked, now)
             elif now >= self._retry_at:
                 self._ping(list(self._awaited), now, out)
         if self.phase is Phase.PULLING:
             self._continue_pulls(now, out)
         if self.phase is Phase.IDLE and self._on_disk and self.state in ("done", "finished"):
             self._wind_up(now, out)
-        if self.phase is Phase.IDLE and not self.ready and now >= self._retry_at:
-            self._ping_all(now, out)  # heartbeat while waiting for others
+        if self.phase is Phase.IDLE and self._on_disk and not self.ready and now >= self._retry_at:
+            self._ping_all(self._others, now, out)  # heartbeat while waiting for others
         self.deadline = self._next_deadline()
 
-    def _start_pulls(self, now: float) -> None:
+    def _start_pulls(self, peers: Iterable[str], now: float) -> None:
         self.phase = Phase.PULLING
-        for other in self._others.values():
-            other.failures = 0
-        self._pulls.begin([peer for peer in self._others if self._has_news(peer, now)])
+        for peer in peers:
+            self._others[peer].failures = 0
+        news = [peer for peer in peers if self._has_news(peer, now)]
+        self._pulls.begin(news if self._aggregating else self.fanout.some(news))
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
         for peer, transfer in list(self._pulls.running.items()):
@@ -323,8 +328,7 @@ class Peer:
             if now >= heard_at + self.timing.ping_s:
                 self._lost(peer, f"silent for {self.timing.ping_s:g} s", now, out)
             elif now >= transfer.progress_at + self.timing.pull_s:
-                reason = f"sent no weights for {self.timing.pull_s:g} s"
-                self._set_aside(peer, reason, now, out)
+                self._set_aside(peer, f"sent no weights for {self.timing.pull_s:g} s", now, out)
             elif transfer.overdue(now, self.timing.pull_s):
                 self._set_aside(peer, "sends its model too slowly", now, out)
             elif transfer.stalled(now, self.timing.stall_s, self.timing.pull_s / 3):
@@ -347,7 +351,10 @@ class Peer:
 
     def _train(self, out: list[Instruction]) -> None:
         self.phase = Phase.TRAINING
-        out.append(events.Train(self.version.count, tuple(self._pulls.merged)))
+        if self.version.count == 0 and self._pulls.merged:
+            self.joined_at = min(typical_count(self._pulls.merged), self.rounds)
+        update, merged = self.joined_at + self.version.count, tuple(self._pulls.merged)
+        out.append(events.Train(update, merged))
 
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""
@@ -361,7 +368,7 @@ class Peer:
         ]
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True
-            self._start_pulls(now)
+            self._start_pulls(self._others, now)
             self._retry_at = now + self.timing.retry_s
             self._continue_pulls(now, out)
         elif self.state == "finished":
@@ -372,9 +379,9 @@ class Peer:
         merged = NEVER_TRAINED if self._aggregating else self.vector.get(peer, NEVER_TRAINED)
         return self._others[peer].has_newer_than(merged, now)
 
-    def _ping_all(self, now: float, out: list[Instruction]) -> None:
-        """Ping everybody; wait for those not known to be gone, up to one deadline."""
-        asked = [peer for peer, other in self._others.items() if now >= other.aside_until]
+    def _ping_all(self, peers: Iterable[str], now: float, out: list[Instruction]) -> None:
+        """Ping these; wait for those not known to be gone, up to one deadline."""
+        asked = [peer for peer in peers if now >= self._others[peer].aside_until]
         for peer in asked:
             if not self._others[peer].gone:
                 self._awaited.setdefault(peer, now + self.timing.ping_s)
@@ -386,6 +393,7 @@ class Peer:
         out += [events.Send(peer, messages.Ping(self.me)) for peer in peers]
 
     def _next_deadline(self) -> float | None:
-        if self.phase is Phase.TRAINING or self.ready or self.finished:
+        busy = self.phase is Phase.TRAINING or (self.phase is Phase.IDLE and not self._on_disk)
+        if busy or self.ready or self.finished:
             return None
         return min([self._retry_at, *self._awaited.values()])

@@ -82,6 +82,8 @@ class QuickNAT(nn.Module):
         # One channel fits both memory layouts; calling it channels-last makes all that follows so.
         height, width = x.shape[2:]
         x = x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
+        if torch.is_autocast_enabled(x.device.type):  # else all that is concatenated with it is
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # float32, too
         skipped = []
         for encoder in self.encoders:
             x = encoder(x)
@@ -90,7 +92,8 @@ class QuickNAT(nn.Module):
             x = pooled
         x = self.bottleneck(x)
         for decoder, (skip, indices) in zip(self.decoders, reversed(skipped), strict=True):
-            x = F.max_unpool2d(x, indices, kernel_size=[2, 2])
+            with torch.autocast(x.device.type, enabled=False):  # it moves values: no float32
+                x = F.max_unpool2d(x, indices, kernel_size=[2, 2])
             x = decoder(torch.cat((skip, x), dim=1))
         logits: Tensor = self.classifier(x)
         return logits

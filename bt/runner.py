@@ -10,24 +10,24 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
-from bt.eventlog import EventLog
+from bt.eventlog import Log
+from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
-from bt.modelfile import BadModelFile
 from bt.protocol import Peer
 from bt.shelf import Shelf
 from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.versions import NEVER_TRAINED, Version
 from bt.weights import FlatWeights
 from transports import image, messages
-from transports.base import PeerGone, Received, Transport
+from transports.base import PeerGone, Received, Transport, Unwelcome
 
 _JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
 _SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
@@ -63,7 +63,7 @@ class Runner:
         transport: Transport,
         trainer: Trainer,
         checkpoints: CheckpointFile,
-        log: EventLog,
+        log: Log,
         *,
         epochs: int,
         limits: messages.Limits,
@@ -71,6 +71,7 @@ class Runner:
         differences: bool = False,
         rule: Callable[[], MergeRule] = WeightedMean,
         clock: Callable[[], float] = time.monotonic,
+        workers: Callable[[], Executor] = lambda: ThreadPoolExecutor(2),
     ) -> None:
         self.peer = peer
         self._transport = transport
@@ -78,10 +79,11 @@ class Runner:
         self._checkpoints = checkpoints
         self._log = log
         self._epochs = epochs
-        self._limits = limits
+        self._gate = Gate(limits, lambda peer, why: log.write("limit", peer=peer, reason=why))
         self._description = description or {}
         self._new_rule = rule
         self._clock = clock
+        self._workers = workers
         self._stop_reason: str | None = None
         self._intake: Intake | None = None  # of the round going on
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
@@ -108,11 +110,16 @@ class Runner:
     def run(self) -> Outcome:
         """Take part until finished or stopped. Raises what the trainer or the disk raises."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        deque(self.steps(), maxlen=0)
+        return self._outcome
+
+    def steps(self) -> Iterator[None]:
+        """The same step by step; in each at most one message and one tick are taken."""
         self._resume()
         started = self._clock()
         spent_before = self._totals["seconds"]
         evaluated = False
-        with ThreadPoolExecutor(2) as self._pool:  # one job at a time, and one save
+        with self._workers() as self._pool:  # one job at a time, and one save
             try:
                 self._feed(events.Tick())
                 while not (self.peer.finished and self._job is self._saving is None):
@@ -126,6 +133,7 @@ class Runner:
                         self._start(self._evaluate, self._keep_evaluation)
                     self._step()
                     self._totals["seconds"] = spent_before + self._clock() - started
+                    yield
             except BaseException:
                 self._outcome.reason = "failed"
                 raise
@@ -137,9 +145,7 @@ class Runner:
         if self._saving is not None:
             self._saving.result()  # it has ended with the pool: a full disk must be told
         self._outcome.weights = self._snapshot
-        self._outcome.version = self.peer.version
-        self._outcome.samples = self.peer.samples
-        return self._outcome
+        self._outcome.version, self._outcome.samples = self.peer.version, self.peer.samples
 
     # One step of the loop ---------------------------------------------------------------------
     def _step(self) -> None:
@@ -168,17 +174,17 @@ class Runner:
         size = sum(len(frame) for frame in received.frames)
         self._totals["bytes_in"] += size
         try:
-            message = messages.decode(received.frames, limits=self._limits)
+            message = self._gate.take(received, self._clock())
         except messages.MessageError as exc:
             self._feed(events.Rejected(sender, str(exc)))
             return
-        if message.sender != sender:
-            self._feed(events.Rejected(sender, f"claims to be {message.sender}"))
+        if message is None:
             return
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
-            if self._told.get(sender) != replace(message, seen=None):
-                self._told[sender] = replace(message, seen=None)
+            told = message if message.seen is None else replace(message, seen=None)
+            if self._told.get(sender) != told:
+                self._told[sender] = told
                 version = str(Version(*message.version))
                 self._log.write("version", from_=sender, version=version, state=message.state)
         self._feed(events.Received(message))
@@ -229,7 +235,7 @@ class Runner:
         try:
             self._transport.send(to, frames)
         except PeerGone as exc:
-            self._feed(events.PeerGone(to, exc.reason))
+            self._feed(events.PeerGone(to, exc.reason, isinstance(exc, Unwelcome)))
             return False
         self._totals["bytes_out"] += sum(len(frame) for frame in frames)
         match message:
@@ -287,6 +293,7 @@ class Runner:
             dict(self._totals),
             self._description,
             self.peer.me,
+            self.peer.joined_at,
         )
         if self._saving is not None:
             self._saving.result()  # an older state must not be written after this one
@@ -313,22 +320,12 @@ class Runner:
 
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        checkpoint = self._checkpoints.load()
+        checkpoint = self._checkpoints.load_of(self.peer.me, self._snapshot.schema)
         if checkpoint is not None:
-            if checkpoint.peer not in ("", self.peer.me):
-                raise BadModelFile(
-                    f"{self._checkpoints.path} is of peer {checkpoint.peer}; choose another --out"
-                )
-            differing = self._snapshot.schema.difference(checkpoint.weights.schema)
-            if differing is not None:
-                raise BadModelFile(
-                    f"{self._checkpoints.path} holds another network ({differing}); "
-                    "choose another --out"
-                )
             self._totals.update(checkpoint.totals)
             self._snapshot = checkpoint.weights
             self._trainer.load(self._snapshot)
-            self.peer.resume(checkpoint.version, checkpoint.vector)
+            self.peer.resume(checkpoint.version, checkpoint.vector, checkpoint.joined_at)
             if self.peer.version.count:
                 self.peer.digest = self._put_on_shelf()
         self._log.write("start", version=str(self.peer.version), samples=self.peer.samples)

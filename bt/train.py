@@ -25,6 +25,7 @@ from bt.localrun import run_processes, run_threads
 from bt.node import make_trainer
 from bt.precision import Precision
 from bt.report.cli import report_of_run
+from bt.threads import threads_each
 
 EXIT_CODES = {"finished": 0, "failed": 1, "merged nobody": 3, "interrupted": 130}
 
@@ -51,7 +52,7 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
 
 def settle_precision(run: Prepared, console: Console) -> Precision:
     """Time a few steps while the machine is still quiet, for all peers; say what was chosen."""
-    torch.set_num_threads(1)  # as the peers will have
+    torch.set_num_threads(threads_each(run.config.federation.peers))  # as the peers will have
     labels, data = run.cohort.labels, run.config.data
     volumes = load_volumes(run.split.peers[0][:1], labels, data.spacing_mm).volumes
     with console.status("Making the network"):

@@ -22,11 +22,13 @@ from bt.data.slices import Slices
 from bt.data.volumes import Volume
 from bt.evaluation import Metrics, evaluate
 from bt.losses import SegmentationLoss, class_weights
-from bt.precision import choose_precision
+from bt.precision import choose_precision, ran_out_of_memory
 from bt.quicknat import MULTIPLE_OF
 from bt.weights import FlatWeights
+from transports.malloc import keep_freed_memory
 
 PAPER_LEARNING_RATE = 1e-3
+TRIAL_SIDE = 128  # pixels, to choose the precision on: whole slices of a scan take a minute
 SMALLEST_WINDOW = 64  # pixels; less shows too little of what surrounds a structure
 
 
@@ -36,6 +38,10 @@ class Stopped(Exception):
 
 class NothingToTrainOn(ValueError):
     """A peer without a slice."""
+
+
+class TooLargeToTrain(Exception):
+    """The memory of this machine or device is too small for a training step."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ class Trainer(Protocol):
         """Go on from these weights."""
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
-        """Fine-tune. `update` counts this peer's fine-tunes from 0: it decides the learning rate
-        and the order of the batches, so that a resumed run continues exactly.
+        """Fine-tune. `update` counts this peer's fine-tunes from 0, or, if it came late, from
+        those the others had: it decides the learning rate and the order of the batches, so that
+        a resumed run continues exactly.
 
         Raises Stopped soon after `stop()` says so.
         """
@@ -75,7 +82,7 @@ class SegmentationTrainer:
 
     `structures` names the classes 1, 2, ... without the background. `test_volumes` may be empty.
     Each batch is a random window of its slices (`config.crop`): cheaper steps that see as much.
-    Raises NothingToTrainOn without slices.
+    Raises NothingToTrainOn without slices, TooLargeToTrain if timing a few steps already fails.
     """
 
     def __init__(
@@ -92,6 +99,7 @@ class SegmentationTrainer:
     ) -> None:
         if not len(slices):
             raise NothingToTrainOn("no slice to train on: give this peer labelled scans")
+        keep_freed_memory()
         self.samples = samples
         self.config = config or TrainConfig()
         self.seed = seed
@@ -100,9 +108,13 @@ class SegmentationTrainer:
         self.test_volumes = test_volumes
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = torch.from_numpy(slices.images)
-        self.precision = choose_precision(
-            model, images[: self.config.batch_size], self.config.device, self.config.precision
-        )
+        with naming_lack_of_memory(self.config):
+            self.precision = choose_precision(
+                model,
+                images[: self.config.batch_size, :, :TRIAL_SIDE, :TRIAL_SIDE],
+                self.config.device,
+                self.config.precision,
+            )
         device = self.precision.device
         self.model = model.to(device)
         self.images = images.to(device)  # (n, 1, H, W)
@@ -131,21 +143,25 @@ class SegmentationTrainer:
             start = PAPER_LEARNING_RATE * scale
         return start * 0.5 ** (update // self.config.halve_every)
 
+    def optimiser(self, update: int) -> torch.optim.Adam:
+        """A fresh Adam for every fine-tune."""
+        rate = self.learning_rate(update)
+        return torch.optim.Adam(self.model.parameters(), lr=rate, fused=True)
+
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
-        """`epochs` passes over the slices with a fresh Adam. Raises Stopped."""
+        """`epochs` passes over the slices. Raises Stopped, TooLargeToTrain."""
         started = time.perf_counter()
         order = np.random.default_rng((self.seed, update))
-        adam = torch.optim.Adam(self.model.parameters(), lr=self.learning_rate(update), fused=True)
+        adam = self.optimiser(update)
         losses = torch.zeros((), device=self.precision.device)
         overlap = torch.zeros(3, len(self.structures) + 1, device=self.precision.device)
         steps = 0
         self.model.train()
-        with flushing_denormals():
+        with flushing_denormals(), naming_lack_of_memory(self.config):
             for _ in range(epochs):
-                for batch in self._batches(order):
+                for images, classes in self.batches(order):
                     if stop():
                         raise Stopped
-                    images, classes = self._crop(self.images[batch], self.classes[batch], order)
                     with self.precision.autocast():
                         logits = self.model(images)
                     loss = self.loss(logits, classes)
@@ -169,22 +185,20 @@ class SegmentationTrainer:
 
         return evaluate(self.model, volumes(), self.view, self.structures, self.precision)
 
-    def _batches(self, order: np.random.Generator) -> list[Tensor]:
-        """Indices of one pass over the slices, shuffled, in batches of nearly equal size."""
-        shuffled = torch.from_numpy(order.permutation(len(self.images)))
-        count = -(-len(shuffled) // self.config.batch_size)
-        return list(torch.tensor_split(shuffled, count))
+    def batches(self, order: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass over the slices, shuffled, in batches of nearly equal size.
 
-    def _crop(
-        self, images: Tensor, classes: Tensor, order: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """A random window of a batch, its sides rounded to multiples of 16."""
-        rows, columns = images.shape[2:]
+        Yields images (B, 1, H, W) and classes (B, H, W): of every batch a random window, its
+        sides rounded to multiples of 16.
+        """
+        shuffled = torch.from_numpy(order.permutation(len(self.images)))
+        rows, columns = self.images.shape[2:]
         height, width = (self._cropped(size) for size in (rows, columns))
-        top = int(order.integers(rows - height + 1))
-        left = int(order.integers(columns - width + 1))
-        window = (..., slice(top, top + height), slice(left, left + width))
-        return images[window], classes[window]
+        for batch in torch.tensor_split(shuffled, -(-len(shuffled) // self.config.batch_size)):
+            top = int(order.integers(rows - height + 1))
+            left = int(order.integers(columns - width + 1))
+            window = (..., slice(top, top + height), slice(left, left + width))
+            yield self.images[window][batch], self.classes[window][batch]  # a copy of no more
 
     def _cropped(self, size: int) -> int:
         wanted = max(SMALLEST_WINDOW, size * self.config.crop)
@@ -199,6 +213,20 @@ def flushing_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextmanager
+def naming_lack_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Raises TooLargeToTrain for what torch and numpy raise when memory runs out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        if not ran_out_of_memory(exc):
+            raise
+        raise TooLargeToTrain(
+            "training needs more memory than there is: lower --batch-size "
+            f"(now {config.batch_size}), --crop (now {config.crop:g}) or --filters"
+        ) from exc
 
 
 def _soft_dice(overlap: Tensor) -> float | None:

@@ -17,12 +17,12 @@ from transports import messages
 GRAIN = 1 << 16  # bytes; ranges begin and end at multiples of it, counted from the body
 LEAST_CREDIT = 2 * GRAIN
 MOST_CREDIT = 6 << 20
-LARGEST_RANGE = 1 << 21  # every message costs; much larger ones fall out of the caches
+LARGEST_RANGE = 3 << 19  # every message costs; larger ones fall out of the caches
 LEAST_BYTES_PER_S = 1 << 13  # a link, or a peer, that is slower costs a round too much
 _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the round trip
 
 
-@dataclass
+@dataclass(slots=True)
 class Link:
     """What is known of the way to one peer."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median_low
 from typing import NamedTuple
 
 
@@ -25,3 +26,8 @@ class Version(NamedTuple):
 
 NEVER_TRAINED = Version()
 VersionVector = dict[str, Version]  # for every other peer the last version merged; absent: none
+
+
+def typical_count(versions: VersionVector) -> int:
+    """How often a peer of these has trained: no single one decides that."""
+    return median_low(version.count for version in versions.values())

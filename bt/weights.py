@@ -11,8 +11,6 @@ import warnings
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import groupby
-from operator import attrgetter
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -110,10 +108,10 @@ class FlatWeights:
         """A copy of a module's state dict (or of named tensors), from any device and layout."""
         state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
         weights = cls.empty(schema_of(state))
-        views = weights.tensors()
-        if views:
-            with torch.no_grad():
-                torch._foreach_copy_(list(views.values()), [state[name] for name in views])
+        with torch.no_grad():
+            for specs, _, run in weights._runs():
+                # cheaper than a hundred copies
+                torch.cat([state[spec.name].cpu().reshape(-1) for spec in specs], out=run)
         return weights
 
     @classmethod
@@ -123,16 +121,20 @@ class FlatWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """Views by name, in the schema's shapes."""
-        views, begin = {}, 0
-        for dtype, group in groupby(self.schema.specs, key=attrgetter("dtype")):
-            specs = list(group)
-            end = begin + sum(spec.nbytes for spec in specs)
-            values = self.buffer[begin:end].view(DTYPES[dtype])
-            parts = torch.split(values, [math.prod(spec.shape) for spec in specs])
-            for spec, part in zip(specs, parts, strict=True):
-                views[spec.name] = part.view(spec.shape)
-            begin = end
+        views = {}
+        for specs, sizes, run in self._runs():
+            for spec, part in zip(specs, torch.split(run, sizes), strict=True):
+                views[spec.name] = part if len(spec.shape) == 1 else part.view(spec.shape)
         return views
+
+    def _runs(self) -> Iterator[tuple[list[TensorSpec], list[int], Tensor]]:
+        """The tensors of each dtype, how many values each has, and all of these."""
+        begin = 0
+        for name, specs, sizes in self.schema.by_dtype:
+            dtype = DTYPES[name]
+            end = begin + sum(sizes) * dtype.itemsize
+            yield specs, sizes, self.buffer[begin:end].view(dtype)
+            begin = end
 
     def floats(self, begin: int = 0, end: int | None = None) -> Iterator[Floats]:
         """The floating-point values in bytes [begin, end) of the body: what merging works on."""
@@ -180,19 +182,28 @@ def floats_in(schema: Schema, begin: int, data: Tensor | memoryview) -> Iterator
 
     A range must not cut through a value: ValueError.
     """
-    values = data if isinstance(data, Tensor) else _as_tensor(data)
-    end = begin + values.numel()
+    end = begin + (data.numel() if isinstance(data, Tensor) else data.nbytes)
     for dtype, run_begin, run_end in schema.float_runs:
         first, last = max(begin, run_begin), min(end, run_end)
         if first < last:
-            width = DTYPES[dtype].itemsize
+            kind = DTYPES[dtype]
+            width = kind.itemsize
             if (first - run_begin) % width or (last - run_begin) % width:
                 raise ValueError(f"bytes {first} to {last} cut through a value")
-            yield Floats(first, values[first - begin : last - begin].view(DTYPES[dtype]))
+            if isinstance(data, Tensor):
+                values = data[first - begin : last - begin].view(kind)
+            else:
+                count = (last - first) // width
+                values = torch.frombuffer(data, dtype=kind, count=count, offset=first - begin)
+            yield Floats(first, values)
 
 
 def is_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
+    # As below: a sum of squares has no place to hide them.
+    if values.dtype in (torch.float32, torch.float64):
+        if math.isfinite(torch.dot(values, values).item()):
+            return True
     return bool(torch.isfinite(values).all())
 
 

@@ -35,13 +35,14 @@ class Federation:
     def __post_init__(self) -> None:
         self.now = 0.0
         self.flying: list[tuple[str, str, messages.Message]] = []  # sender, receiver, message
-        self.disk: dict[str, tuple[Version, dict[str, Version]]] = {}
+        self.disk: dict[str, tuple[Version, dict[str, Version], int]] = {}
         self.newest: dict[str, Version] = dict.fromkeys(self.names, NEVER_TRAINED)
         self.served: dict[str, str] = {}  # peer -> digest of its image
         self.partly: dict[str, dict[str, tuple[str, int]]] = {}  # what came of whose image
         self.shares: dict[str, list[float]] = {}  # of the round going on
         self.totals: dict[str, int] = {}
         self.trained: list[tuple[str, tuple[str, ...]]] = []
+        self.update_numbers: dict[str, list[int]] = {}
         self.training: set[str] = set()
         self.aggregated: dict[str, tuple[str, ...]] = {}
         self.notes: list[tuple[str, events.Note]] = []
@@ -100,7 +101,8 @@ class Federation:
             case events.StartOver():
                 self.forget_merge(name)
             case events.Train(update, merged):
-                assert update == peer.version.count
+                assert update == peer.joined_at + peer.version.count
+                self.update_numbers.setdefault(name, []).append(update)
                 for _, arrived in self.partly.pop(name, {}).values():
                     assert arrived == IMAGE_BYTES, "trains on a model merged in part"
                 shares = self.shares.pop(name, [1.0])
@@ -109,7 +111,7 @@ class Federation:
                 self.training.add(name)
                 self.trained.append((name, merged))
             case events.Persist():
-                self.disk[name] = (peer.version, dict(peer.vector))
+                self.disk[name] = (peer.version, dict(peer.vector), peer.joined_at)
                 self.newest[name] = max(self.newest[name], peer.version)
                 self.served[name] = digest(name, peer.version)
                 return [events.Persisted(self.served[name])]
@@ -174,8 +176,8 @@ class Federation:
         self.peers[name] = self.make(name)
         self.served.pop(name, None)
         if name in self.disk:
-            version, vector = self.disk[name]
-            self.peers[name].resume(version, vector)
+            version, vector, joined_at = self.disk[name]
+            self.peers[name].resume(version, vector, joined_at)
             if version.count:
                 self.peers[name].digest = self.served[name] = digest(name, version)
         self.feed(name, events.Tick())

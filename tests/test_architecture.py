@@ -17,6 +17,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 PURE = (
     "bt.protocol",
     "bt.events",
+    "bt.fanout",
+    "bt.incarnation",
     "bt.others",
     "bt.pulls",
     "bt.schedule",

@@ -20,6 +20,7 @@ CHECKPOINT = Checkpoint(
     {"b": Version(0, 3), "c": Version(2, 0)},
     {"merged": 12.0, "seconds": 0.1 + 0.2},
     {"view": "axial"},
+    joined_at=2,
 )
 NO_COUNTS = (-1, 2**31, 10**400, True, 1.0, float("nan"), "1", None)
 NO_NAMES = ("", "a b", "b\n", "x" * 65, "../b")
@@ -35,10 +36,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert found.weights.buffer.equal(WEIGHTS.buffer)
     assert isinstance(found.version, Version)
     assert all(isinstance(version, Version) for version in found.vector.values())
-    kept = (found.version, found.vector, found.totals, found.description)
-    assert kept == (
-        CHECKPOINT.version, CHECKPOINT.vector, CHECKPOINT.totals, CHECKPOINT.description,
-    )  # fmt: skip
+    assert replace(found, weights=WEIGHTS) == CHECKPOINT
 
 
 def test_a_checkpoint_is_a_model_file(tmp_path: Path) -> None:
@@ -65,6 +63,7 @@ def test_a_checkpoint_is_a_model_file(tmp_path: Path) -> None:
         *({"version": [0, 1], "vector": {}, "totals": {"merged": odd}} for odd in NO_AMOUNTS),
         {"version": [0, 1], "vector": {}, "totals": {"reason": 1}},
         {"version": [0, 1], "vector": {}, "totals": {}, "name": ["b"]},
+        *({"version": [0, 1], "vector": {}, "totals": {}, "joined_at": odd} for odd in NO_COUNTS),
         {"version": [0, 1], "vector": {}},
         [],
     ],

@@ -133,4 +133,6 @@ def test_auto_compresses_on_slow_links_only() -> None:
     assert choose(Link()) != messages.PLAIN, "unknown: be ready"
     assert choose(Link(bytes_per_s=5e9)) == messages.PLAIN
     assert choose(Link(bytes_per_s=1e5)) == "int8+zstd"
+    assert choose(Link(bytes_per_s=1e5, round_trip_s=0.5)) == "int8+zstd"
+    assert choose(Link(bytes_per_s=1e7, round_trip_s=5.0)) == messages.PLAIN
     assert delta.chooser("fp16", 1)(Link(bytes_per_s=5e9)) == "fp16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -113,6 +114,26 @@ def test_scores_of_a_folder(cohort: Path, tmp_path: Path, model: Path) -> None:
     assert len(rows) == 4
     assert rows[0]["scan"] == "blob_0"
     assert float(rows[0]["dice"]) == metrics.scans[0].dice[0]
+
+
+def test_only_scans_that_the_run_held_out(tmp_path: Path, model: Path) -> None:
+    folder = write_cohort(tmp_path / "more", range(3))
+    with pytest.raises(DataError, match=r"no results\.json beside it"):
+        inference.held_out(model)
+    (tmp_path / "results.json").write_text(json.dumps({"data": {"test": ["blob_2"]}}))
+    only = inference.held_out(model)
+    loaded = inference.load_model(model, FACTORY)
+    metrics, _ = inference.evaluate_folder(loaded, folder, only=only)
+    assert [scan.id for scan in metrics.scans] == ["blob_2"]
+    with pytest.raises(DataError, match="none of the scans that were held out"):
+        inference.evaluate_folder(loaded, folder, only={"another"})
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"data": 1}', '{"data": {"test": 3}}'])
+def test_results_that_make_no_sense_name_no_scans(model: Path, content: str) -> None:
+    (model.parent / "results.json").write_text(content)
+    with pytest.raises(DataError, match=r"no results\.json beside it"):
+        inference.held_out(model)
 
 
 def test_what_cant_be_scored_or_segmented_is_named(tmp_path: Path, model: Path) -> None:

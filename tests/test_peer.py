@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bt import peer
 from bt.config import Config, change
+from bt.contacts import Contacts
 from bt.runner import Outcome
 
 TOTALS: dict[str, float] = dict.fromkeys(
@@ -43,6 +44,6 @@ def test_the_last_line_says_what_to_do(
     config = change(Config(), settings)
     text = io.StringIO()
     console = Console(file=text, markup=False, width=100)
-    unused: Any = None
-    assert peer.run(config, "A", ["B"], None, tmp_path / "A", console, unused) == code
+    contacts = Contacts("A", "tcp://127.0.0.1:7301", {"B": None})
+    assert peer.run(config, contacts, None, tmp_path / "A", console) == code
     assert says in text.getvalue().splitlines()[-1]

@@ -141,10 +141,35 @@ def test_a_peer_that_comes_back_is_asked_again() -> None:
     federation.update("b")
     federation.crash("b")
     federation.update("a")
-    assert federation.peers["a"].gone() == ("b",)
+    assert federation.peers["a"].known_version("b") is None
     federation.restart("b")
     federation.update("b")
     assert federation.update("a") == ("b",)
+
+
+def test_a_late_peer_goes_on_at_the_learning_rate_of_the_others() -> None:
+    federation = Federation(ABC, rounds=6)
+    federation.crash("c")
+    federation.update("b")
+    for _ in range(3):
+        federation.update("a")
+    federation.restart("c")
+    federation.update("c")  # merges version 3 and version 1: the lower median decides
+    federation.update("c")
+    federation.crash("c")
+    federation.restart("c")
+    federation.update("c")
+    assert federation.update_numbers == {"a": [1, 2, 3], "b": [0], "c": [1, 2, 3]}
+
+
+def test_a_liar_cannot_end_the_learning_of_a_late_peer() -> None:
+    federation = Federation(AB, rounds=6)
+    federation.crash("b")
+    federation.newest["b"] = Version(0, messages.MAX_VERSION)
+    federation.disk["b"] = federation.newest["b"], {}, 0
+    federation.restart("b")
+    assert federation.update("a") == ("b",)
+    assert federation.update_numbers["a"] == [6]
 
 
 def test_a_peer_that_dies_while_sending_leaves_the_round_without_it() -> None:
@@ -237,6 +262,28 @@ def test_a_peer_that_lost_its_disk_starts_a_new_incarnation() -> None:
     assert federation.update("a") == ("b",), "its new model is not taken for an old one"
 
 
+def test_nobody_is_asked_anything_while_the_disk_is_waited_for() -> None:
+    federation = Federation(ABC, rounds=2)
+    federation.start_round("a")
+    federation.deliver_all()
+    federation.now += 10.0
+    peer = federation.peers["a"]
+    assert peer.handle(events.Trained(), federation.now) == [events.Persist()]
+    assert peer.deadline is None, "it would be woken for nothing"
+
+
+def test_models_that_nobody_merged_count_when_a_disk_is_lost() -> None:
+    federation = Federation(AB, rounds=9)
+    for _ in range(3):
+        federation.update("b")  # a hears of them
+    federation.crash("b")
+    federation.disk.clear()
+    federation.restart("b")
+    federation.update("b")
+    assert federation.peers["b"].version == Version(1, 1), "no number stands for two models"
+    assert federation.update("a") == ("b",), "its new model is not taken for an old one"
+
+
 def test_a_peer_asked_to_leave_says_so_and_nobody_waits_for_it() -> None:
     federation = Federation(ABC, rounds=1)
     for name in ABC:
@@ -253,6 +300,24 @@ def test_a_peer_asked_to_leave_says_so_and_nobody_waits_for_it() -> None:
     assert ("a", events.Note("gone", "c", "left")) in federation.notes
 
 
+def test_a_peer_that_left_and_came_back_is_waited_for() -> None:
+    federation = Federation(AB, rounds=1)
+    federation.start_round("a")
+    federation.deliver_all()
+    federation.feed("b", events.Leave())
+    federation.crash("b")
+    federation.deliver_all()
+    federation.restart("b")
+    federation.feed("a", events.Received(messages.Ping("b")))  # its first sign of life
+    federation.flying.clear()
+    federation.finish_training("a")
+    assert "a" not in federation.aggregated, "b has only begun"
+    federation.update("b")
+    federation.wait(1.0)
+    federation.deliver_all()
+    assert federation.aggregated["a"] == ("b",)
+
+
 def test_a_round_can_only_start_when_ready() -> None:
     federation = Federation(AB)
     federation.start_round("a")
@@ -267,6 +332,10 @@ def test_a_liar_cannot_drive_versions_up() -> None:
         federation.feed("a", events.Received(lie))
         assert federation.peers["a"].version == Version(0, 0)
     assert federation.notes[-1][1].event == "reject"
+    for step in range(1000):
+        lie = messages.Version("b", (0, 1), 1, SCHEMA.hash, "training", None, (step, 9))
+        federation.feed("a", events.Received(lie))
+    assert federation.peers["a"].version.incarnation < 20
 
 
 def test_a_peer_that_lives_but_makes_no_progress_is_not_waited_for_for_ever() -> None:
@@ -304,3 +373,24 @@ def test_a_done_peer_that_is_restarted_waits_for_the_others_whatever_the_clock_s
         federation.wait(1.0)
         federation.deliver_all()
     assert set(federation.aggregated["a"]) == {"b"}
+
+
+def test_a_ping_unanswered_when_the_pulls_begin_does_not_keep_the_peer_awake() -> None:
+    federation = Federation(("a", "b", "c"), rounds=1)
+    for name in ("a", "c"):
+        federation.update(name)
+    federation.wait(1.0)  # a waits for b, and pings
+    federation.flying = [one for one in federation.flying if one[:2] != ("a", "c")]  # lost
+    federation.deliver_all()
+    federation.wait(4.5)
+    federation.flying.clear()
+    federation.start_round("b")
+    federation.deliver_all()
+    federation.finish_training("b")
+    while federation.peers["a"].phase is not Phase.PULLING:
+        federation.deliver()
+    federation.flying.clear()
+    federation.wait(0.6)  # the ping's deadline passes while the model of c is on its way
+    deadline = federation.peers["a"].deadline
+    assert deadline is not None
+    assert deadline > federation.now, "the runner would go round and round"

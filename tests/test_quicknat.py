@@ -51,6 +51,21 @@ def test_activations_stay_channels_last() -> None:
     assert [name for name, last in layouts.items() if not last] == []
 
 
+def test_in_bfloat16_nothing_falls_back_to_float32() -> None:
+    """One float32 operand makes all it is concatenated with float32, at twice the memory."""
+    model = QuickNAT(5, filters=8).to(memory_format=torch.channels_last)
+    dtypes = {}
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(
+                lambda m, given, name=name: dtypes.update({name: given[0].dtype})
+            )
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(2, 1, 32, 32)).float().mean().backward()
+    assert set(dtypes.values()) == {torch.bfloat16}
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+
+
 def test_input_may_be_a_view() -> None:
     model = QuickNAT(3, filters=4).eval()
     whole = torch.randn(3, 1, 48, 64)

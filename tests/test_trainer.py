@@ -16,9 +16,10 @@ from bt.config import TrainConfig
 from bt.data.checks import Grid
 from bt.data.slices import Slices
 from bt.data.volumes import Volume
+from bt.errors import USER_ERRORS
 from bt.precision import NoSuchDevice, choose_device, choose_precision
 from bt.quicknat import QuickNAT
-from bt.trainer import NothingToTrainOn, SegmentationTrainer, Stopped
+from bt.trainer import NothingToTrainOn, SegmentationTrainer, Stopped, TooLargeToTrain
 
 CONFIG = TrainConfig(batch_size=4, precision="float32", device="cpu")
 
@@ -177,6 +178,31 @@ def test_any_module_can_take_quicknats_place() -> None:
     assert learner.fit(8, 0, never).loss < trainer(model).fit(1, 0, never).loss + 2
     assert set(learner.weights().tensors()) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert learner.evaluate().by_scan().keys() == {"disc"}
+
+
+def test_lack_of_memory_says_what_to_lower_and_leaves_the_weights() -> None:
+    class Greedy(nn.Conv2d):
+        hungry = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.hungry:
+                torch.empty(1 << 60)  # what torch really raises
+            return super().forward(x)
+
+    learner = trainer(Greedy(1, 3, 1))
+    before = learner.weights()
+    Greedy.hungry = True
+    with pytest.raises(TooLargeToTrain, match=r"--batch-size \(now 4\), --crop .* --filters"):
+        learner.fit(1, 0, never)
+    assert torch.equal(learner.weights().buffer, before.buffer)
+    assert TooLargeToTrain in USER_ERRORS
+    with pytest.raises(TooLargeToTrain):
+        trainer(Greedy(1, 3, 1), config=replace(CONFIG, precision="auto"))
+
+
+def test_other_errors_of_torch_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        trainer(nn.Conv2d(2, 3, 1)).fit(1, 0, never)
 
 
 def test_without_slices_there_is_nothing_to_train_on() -> None:

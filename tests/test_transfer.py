@@ -315,6 +315,6 @@ def test_models_larger_than_4_gb() -> None:
         for pull in coming.ask(0.0):
             offsets.append(pull.offset)
             assert coming.take(answer(pull, size), 1e-3)
-    assert offsets[-1] > 5 << 30
+    assert offsets[-1] + LARGEST_RANGE >= size > 5 << 30
     assert (offsets[-1] - HEADER) % GRAIN == 0
     assert coming.arrived == size

@@ -38,6 +38,10 @@ class PeerGone(TransportError):
         self.reason = reason
 
 
+class Unwelcome(PeerGone):
+    """`peer` is there, but lets us not in; waiting won't help, `reason` says what may."""
+
+
 @dataclass(frozen=True, slots=True)
 class Received:
     """One whole message: who sent it (as the transport authenticated it) and its frames."""

@@ -56,6 +56,11 @@ class Ipc:
         return f"ipc://{self.path}"
 
     @property
+    def is_loopback(self) -> bool:
+        """Only this machine can reach it."""
+        return True
+
+    @property
     def pub(self) -> Ipc:
         """Where the same peer publishes."""
         return Ipc(self.path + ".pub")

@@ -59,7 +59,11 @@ def write(about: dict[str, Any], table: bytes = b"", length: int | None = None) 
 def pack(text: str, table: bytes = b"", length: int | None = None) -> bytes:
     """The same, for any text under the one key."""
     head = b'{"__metadata__":' + _encode({"bt": text}).encode()
-    head += (b"," + table if table else b"") + b"}"
+    return framed(head + (b"," + table if table else b"") + b"}", length)
+
+
+def framed(head: bytes, length: int | None = None) -> bytes:
+    """A JSON header with its length before it and the padding behind it."""
     padding = -len(head) % 8 if length is None else length - 8 - len(head)
     if padding < 0:
         raise ValueError(f"a header of {8 + len(head)} bytes does not fit into {length}")
@@ -72,6 +76,9 @@ def pack(text: str, table: bytes = b"", length: int | None = None) -> bytes:
 
 def split(frames: Sequence[memoryview], max_header_bytes: int) -> tuple[bytes, list[memoryview]]:
     """(JSON header, the frames after it), the length checked before anything is copied."""
+    if frames and 8 <= (own := frames[0].nbytes) <= 8 + max_header_bytes:
+        if int.from_bytes(frames[0][:8], "little") == own - 8:  # the usual case: just the header
+            return frames[0][8:].tobytes(), list(frames[1:])
     total = sum(frame.nbytes for frame in frames)
     prefix, rest = _take(frames, 8)
     length = int.from_bytes(prefix, "little")

@@ -1,7 +1,8 @@
-"""Memory for messages, without the price of fresh pages.
+"""Memory for messages and for training steps, without the price of fresh pages.
 
-A message of a MiB is a piece of memory that is soon free again. glibc returns it to the kernel,
-and the pages of the next one cost more than copying into them: 14 MB were faster by a fifth.
+A message of a MiB is a piece of memory that is soon free again, and so is an activation. glibc
+returns it to the kernel, and the pages of the next one cost more than copying into them: pulling
+14 MB was faster by a fifth, and a training step has 9,000 page faults less.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ believes one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
-from transports import header
+from transports import header, ranges
 from transports.base import Frame, flat
 from transports.header import (
     MAX_VERSION,
@@ -54,11 +54,14 @@ ENCODINGS = (PLAIN, "fp16", "fp16+zstd", "int8", "int8+zstd")  # of an image, bt
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a received message may claim."""
+    """What a received message may claim, and how many of a peer are answered."""
 
     max_message_bytes: int
     max_header_bytes: int = 1 << 16
     max_samples: int = 1_000_000
+    samples_of: Mapping[str, int] = field(default_factory=dict)  # by name; others: max_samples
+    pings_per_s: int = 100  # of one peer; a healthy one sends two
+    pulls_per_s: int = 4000  # of one peer, ranges: 8 GB/s
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,8 @@ class Version:
 
     `schema` is a hash of what must be the same everywhere (network, structures), `state` one of
     STATES, `digest` the XXH3-128 of its image (None: there is no model yet). `seen` is the
-    receiver's version that the sender merged last: a peer that lost its disk learns from it what
-    it once was. None in announcements, and where nothing was merged.
+    newest version of the receiver that the sender knows of: a peer that lost its disk learns from
+    it what it once was. None in announcements, and where nothing is known.
     """
 
     sender: str
@@ -162,7 +165,7 @@ _KINDS: dict[str, Any] = {
 }
 _KIND_OF = {kind: name for name, kind in _KINDS.items()}
 _FIELDS = {
-    name: tuple(field.name for field in fields(kind) if field.name != "data")
+    name: tuple(each.name for each in fields(kind) if each.name != "data")
     for name, kind in _KINDS.items()
 }
 
@@ -174,7 +177,11 @@ def encode(message: Message) -> tuple[Frame, ...]:
     """
     if isinstance(message, Weights):
         data = flat(message.data)
-        return header.write(_about(message), _range_table(data.nbytes)), data
+        about = message.sender, message.digest, message.size, message.offset
+        return ranges.write_range(*about, data.nbytes, message.encoding), data
+    if isinstance(message, Pull):
+        wanted = message.sender, message.digest, message.offset, message.length
+        return (ranges.write_pull(*wanted, message.encoding, message.base),)
     return (_encoded(message),)
 
 
@@ -185,12 +192,14 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
     the sender the transport authenticated.
     """
     views = [flat(frame) for frame in frames]
-    total = sum(view.nbytes for view in views)
+    total = sum([view.nbytes for view in views])
     if total > limits.max_message_bytes:
         raise TooLarge(f"{total} bytes, at most {limits.max_message_bytes} are accepted")
     head, rest = header.split(views, limits.max_header_bytes)
-    if sum(view.nbytes for view in rest):
+    if any([view.nbytes for view in rest]):
         return _weights(head, _joined(rest))
+    if (pull := ranges.read_pull(head)) is not None:
+        return Pull(*pull)
     message = _decoded(head)
     if isinstance(message, Version) and message.samples > limits.max_samples:
         raise TooLarge(
@@ -201,7 +210,7 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
 
 # Peers say the same again and again until their version changes.
 @lru_cache(maxsize=256)
-def _encoded(message: Small) -> bytes:
+def _encoded(message: Ping | Version) -> bytes:
     return header.write(_about(message))
 
 
@@ -217,6 +226,9 @@ def _decoded(head: bytes) -> Message:
 
 
 def _weights(head: bytes, data: memoryview) -> Message:
+    if (found := ranges.read_range(head)) is not None and found[4] == data.nbytes:
+        sender, digest, size, offset, _, encoding = found
+        return Weights(sender, digest, size, offset, data.toreadonly(), encoding)
     kind, about, table = _read(head)
     if kind != "weights":
         raise Malformed(f"a message of kind {shown(kind)} carries no tensors")
@@ -233,7 +245,7 @@ def _read(head: bytes) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return kind, about, table
 
 
-def _about(message: Message) -> dict[str, Any]:
+def _about(message: Ping | Version) -> dict[str, Any]:
     kind = _KIND_OF[type(message)]
     return {"kind": kind} | {name: getattr(message, name) for name in _FIELDS[kind]}
 
@@ -255,10 +267,6 @@ def _check_encoding(value: object) -> None:
 def _joined(frames: list[memoryview]) -> memoryview:
     full = [frame for frame in frames if frame.nbytes]
     return full[0] if len(full) == 1 else memoryview(b"".join(full))
-
-
-def _range_table(nbytes: int) -> bytes:
-    return b'"range":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}' % (nbytes, nbytes)
 
 
 def _is_range_of(entry: object, nbytes: int) -> bool:

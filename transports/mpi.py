@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 # How long to sleep between two looks: what has just come is often followed by more.
-POLL_S = 1e-3  # idle: 2 % of a core
+POLL_S = 3e-3  # idle: below 2 % of a core, on a busy machine too
 BUSY_POLL_S = 5e-5  # for BUSY_S after a message, and while one is on its way
 BUSY_S = 0.02
 SPIN_S = 5e-4  # after a message: only let others run, a sleep takes longer than the next one

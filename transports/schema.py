@@ -14,6 +14,8 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 # Name -> (rank in safetensors' own order, bytes per element). A higher rank is written first.
@@ -134,6 +136,15 @@ class Schema:
         """SHA-256 (hex) of names, dtypes and shapes in canonical order."""
         rows = [[spec.name, spec.dtype, list(spec.shape)] for spec in self.specs]
         return hashlib.sha256(_json(rows).encode()).hexdigest()
+
+    @cached_property
+    def by_dtype(self) -> list[tuple[str, list[TensorSpec], list[int]]]:
+        """The tensors of each dtype, which lie side by side, and how many values each has."""
+        groups = groupby(self.specs, key=attrgetter("dtype"))
+        together = [(dtype, list(specs)) for dtype, specs in groups]
+        return [
+            (dtype, specs, [math.prod(spec.shape) for spec in specs]) for dtype, specs in together
+        ]
 
     @cached_property
     def float_runs(self) -> tuple[FloatRun, ...]:

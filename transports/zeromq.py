@@ -18,33 +18,25 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from transports.base import Frame, PeerGone, Received, TransportError, valid_name
+from transports import parts
+from transports.base import Frame, PeerGone, Received, TransportError, Unwelcome, valid_name
 from transports.curve import Anyone, Curve, Origin
+from transports.door import Door
 from transports.endpoints import Ipc, Tcp, parse
 from transports.keys import KeyPair
+from transports.links import EVENTS, Link
 from transports.malloc import keep_freed_memory
 
 _MESSAGE, _HELLO = b"m", b"h"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
 _MAX_ANNOUNCEMENT_BYTES = 1 << 20
+_BETWEEN_POLLS_BYTES, _LEAST_BYTES = 1 << 21, 1 << 16  # each message counts for no less
 _GIVEN_UP_S = 1.0  # libzmq says much sooner that it tries again
-_DEALER_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
-
-
-@dataclass
-class _Dealer:
-    """Our connection to one peer under one of its keys, and what tells of its ups and downs."""
-
-    peer: Origin
-    dealer: zmq.Socket[bytes]
-    monitor: zmq.Socket[bytes]
-    connected: bool = False
-    lost_at: float | None = None  # and libzmq has not said that it tries again
+_LOOK_S = 0.1  # between two looks after links, and at how many strangers are at the door
 
 
 class ZeroMQTransport:
@@ -93,8 +85,9 @@ class ZeroMQTransport:
         keep_freed_memory()
         self._context = zmq.Context()
         self._closed = False
-        self._links: dict[zmq.Socket[bytes], _Dealer] = {}  # by monitor
+        self._links: dict[zmq.Socket[bytes], Link] = {}  # by monitor
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
+        self._door = Door()
         try:
             self._ends: Anyone | Curve = Anyone(me, self.peers)
             if keys is not None:
@@ -107,11 +100,11 @@ class ZeroMQTransport:
     def _open(self, own: Tcp | Ipc, announce: str | None) -> None:
         self._poller = zmq.Poller()
         self._ready: deque[zmq.Socket[bytes]] = deque()
-        self._unpolled, self._look_at = 0, 0.0  # messages; when to look after links
+        self._unpolled, self._look_at = 0, 0.0  # bytes; when to see to links
         self._senders: dict[zmq.Socket[bytes], Origin] = {}  # of a DEALER or a SUB: the other end
         self._published_at: dict[str, tuple[Origin, str]] = {}  # what each SUB is connected to
         self._routes: dict[str, tuple[Origin, bytes]] = {}  # to who has connected to our ROUTER
-        self._ways: dict[str, list[_Dealer | None]] = {}  # to each peer, best first; None: a route
+        self._ways: dict[str, list[Link | None]] = {}  # to each peer, best first; None: a route
 
         # libzmq numbers connections without a routing id from rand(), and ends the process when
         # a client has claimed the next number: nobody must know it.
@@ -159,12 +152,12 @@ class ZeroMQTransport:
             if not (self._ends.secure or self._insecure or where.is_loopback):
                 raise TransportError(
                     f"{where} can be reached from other machines and nothing here is encrypted: "
-                    "listen on 127.0.0.1, or allow it explicitly (--insecure)"
+                    "take keys and a roster, or listen on 127.0.0.1, or allow it (--insecure)"
                 )
             where = where.to_bind()
             made.setsockopt(zmq.IPV6, ":" in where.host)
         try:
-            made.bind(str(where))
+            self._door.bind(made, str(where))
         except zmq.ZMQError as exc:
             if exc.errno == zmq.EADDRINUSE:
                 raise TransportError(
@@ -183,8 +176,8 @@ class ZeroMQTransport:
         if name in self._addresses:
             for key in sorted(valid - have.keys()):
                 dealer = self._socket(zmq.DEALER)
-                monitor = dealer.get_monitor_socket(_DEALER_EVENTS)
-                self._links[monitor] = link = _Dealer(Origin(name, key), dealer, monitor)
+                monitor = dealer.get_monitor_socket(EVENTS)
+                self._links[monitor] = link = Link(Origin(name, key), dealer, monitor)
                 self._senders[dealer] = link.peer
                 self._ways[name].insert(0, link)
                 self._poller.register(dealer, zmq.POLLIN)
@@ -192,7 +185,7 @@ class ZeroMQTransport:
                 self._ends.call(dealer, key)
                 self._link(dealer, self._addresses[name])
 
-    def _disconnect(self, link: _Dealer) -> None:
+    def _disconnect(self, link: Link) -> None:
         del self._links[link.monitor], self._senders[link.dealer]
         self._poller.unregister(link.dealer)
         self._poller.unregister(link.monitor)
@@ -257,13 +250,13 @@ class ZeroMQTransport:
         ways = self._ways[to]
         for way in ways:
             if way is not None and (way.connected or self._is_connected(way)):
-                over, parts = way.dealer, [_MESSAGE, *frames]
+                over, message = way.dealer, [_MESSAGE, *frames]
             elif way is None and to in self._routes:
-                over, parts = self._router, [self._routes[to][1], _MESSAGE, *frames]
+                over, message = self._router, [self._routes[to][1], _MESSAGE, *frames]
             else:
                 continue
             try:
-                over.send_multipart(parts, zmq.NOBLOCK, copy=False)
+                parts.send(over, message)
             except zmq.ZMQError as exc:
                 if exc.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                     raise
@@ -271,12 +264,14 @@ class ZeroMQTransport:
             # Stay on one connection: only there messages keep their order.
             ways.sort(key=lambda other: other is not way)
             return
+        for reason in filter(None, (way.why() for way in ways if way is not None)):
+            raise Unwelcome(to, reason)
         raise PeerGone(to, "not connected, or not reading")
 
     def publish(self, frames: Sequence[Frame]) -> None:
         self._check_open()
         if not self._publisher.closed:
-            self._publisher.send_multipart([_MESSAGE, *frames], zmq.NOBLOCK, copy=False)
+            parts.send(self._publisher, [_MESSAGE, *frames])
             return
         for name in self.peers:
             with suppress(PeerGone):
@@ -287,12 +282,12 @@ class ZeroMQTransport:
         deadline = time.monotonic() + timeout_s
         looked = False
         while True:
-            # Sockets that have something take turns, for a few messages between two polls.
+            # Sockets that have something take turns; now and then all are looked at.
             while self._ready:
                 ready = self._ready.popleft()
                 if (message := self._read(ready)) is not None:
-                    self._unpolled += 1
-                    if self._unpolled < 4:
+                    self._unpolled += max(_LEAST_BYTES, *map(len, message.frames), 0)
+                    if self._unpolled < _BETWEEN_POLLS_BYTES:
                         self._ready.append(ready)
                     return message
             left_s = max(0.0, deadline - time.monotonic())
@@ -304,6 +299,7 @@ class ZeroMQTransport:
     def close(self, linger_s: float = 5.0) -> None:
         if not self._closed:
             self._closed = True
+            self._door.close()
             # Sockets with nobody at the other end would use up the linger for nothing.
             for link in self._links.values():
                 connected = self._is_connected(link)
@@ -318,24 +314,21 @@ class ZeroMQTransport:
             ending.start()
             ending.join(linger_s + 1.0)
 
-    def _is_connected(self, link: _Dealer) -> bool:
+    def _is_connected(self, link: Link) -> bool:
         """Whether this connection stands, by what its monitor has seen until now.
 
         ZMQ_IMMEDIATE would say so too, but drops what has arrived unread when a peer leaves.
         """
         while int(link.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            event = recv_monitor_message(link.monitor)["event"]
-            link.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            link.lost_at = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
-            if link.connected:
+            if link.saw(recv_monitor_message(link.monitor)["event"]):
                 self._greet(link.dealer)
         return link.connected
 
     def _poll(self, timeout_s: float) -> None:
-        self._unpolled = 0  # messages since
+        self._unpolled = 0
         if time.monotonic() >= self._look_at:
             self._look_after_links()
-            self._look_at = time.monotonic() + _GIVEN_UP_S
+            self._look_at = time.monotonic() + _LOOK_S
         for ready, _ in self._poller.poll(math.ceil(min(timeout_s, _GIVEN_UP_S) * 1000)):
             if (link := self._links.get(ready)) is None:
                 self._ready.append(ready)
@@ -344,6 +337,7 @@ class ZeroMQTransport:
 
     def _look_after_links(self) -> None:
         """Greet who is new, and connect where libzmq gave up: refused, or answered with noise."""
+        self._door.look()
         for link in self._links.values():
             self._is_connected(link)
             if link.lost_at is not None and time.monotonic() - link.lost_at > _GIVEN_UP_S:
@@ -358,29 +352,27 @@ class ZeroMQTransport:
         if ready.closed:
             return None
         try:
-            first = part = ready.recv(zmq.NOBLOCK, copy=False)
+            got = parts.receive(ready)
         except zmq.Again:
             return None
-        parts = [part.buffer]
-        while part.more:  # all parts come at once
-            part = ready.recv(zmq.NOBLOCK, copy=False)
-            if len(parts) < 64:  # no message of ours has as many
-                parts.append(part.buffer)
         if ready is self._router:
+            first = got.pop(0)
             sender = self._ends.who(first)
             if sender is None:
                 return None
-            route = bytes(parts.pop(0))
+            route = first.bytes
             self._routes[sender.name] = (sender, route)
         else:
             sender = self._senders[ready]
-        tag = bytes(parts[0]) if parts else b""
-        if tag == _HELLO and len(parts) == 2:
+        tag, *frames = [part.buffer for part in got] or [memoryview(b"")]
+        if tag == _MESSAGE:
+            return Received(sender.name, tuple(frames))
+        if tag == _HELLO and len(frames) == 1:
             with suppress(zmq.ZMQError, TransportError):  # it is only a hint
-                self._hear(sender, bytes(parts[1]))
+                self._hear(sender, bytes(frames[0]))
             if ready is self._router:
                 self._greet(ready, route)
-        return Received(sender.name, tuple(parts[1:])) if tag == _MESSAGE else None
+        return None
 
     def _greet(self, over: zmq.Socket[bytes], *routing_id: bytes) -> None:
         with suppress(zmq.ZMQError):  # it has gone again: the next meeting is another chance

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from bt.data.layouts import Cohort
 from bt.data.scan import DataError, Scan
 from bt.wording import counted
@@ -48,8 +50,9 @@ def split(
     """Divide the labelled scans of a cohort.
 
     uniform: shuffled, `scans_per_peer` each, or all of them divided evenly.
-    bands: sorted by the numbers in the column `bands_by` and cut into `peers` bands, then like
-        uniform within each (experiment 2 of the paper).
+    bands: sorted by the numbers in the column `bands_by` and cut into `peers` bands where they
+        lie furthest apart; bands differ in size (experiment 2 of the paper). Then
+        `scans_per_peer` of each, or all.
     explicit: test scans are those the data set calls so, each site is a peer; like uniform where
         it names no sites.
     Raises DataError, with the numbers, where there are not enough scans.
@@ -103,10 +106,42 @@ def _bands(scans: Sequence[Scan], peers: int, each: int | None, column: str | No
         raise DataError(f"{lacking[0]}: no value in the column {column!r}; {_columns(scans)}")
     value = {scan.id: _number(scan, column) for scan in scans}
     ordered = sorted(scans, key=lambda scan: (value[scan.id], scan.id))
-    cuts = [round(i * len(ordered) / peers) for i in range(peers + 1)]
+    cuts = _natural_breaks([value[scan.id] for scan in ordered], peers)
     bands = [ordered[a:b] for a, b in pairwise(cuts)]
     names = [f"{column} {value[b[0].id]:g} to {value[b[-1].id]:g}" for b in bands]
+    for name, band in zip(names, bands, strict=True):
+        if each and len(band) < each:
+            raise DataError(
+                f"{name}: {counted(len(band), 'scan')}, {each} wanted: fewer bands, or lower "
+                "--scans-per-peer"
+            )
     return names, [[scan for scan in scans if scan in band][:each] for band in bands]
+
+
+def _natural_breaks(values: Sequence[float], bands: int) -> list[int]:
+    """Where to cut sorted values: each band begins at one of these, and ends before the next.
+
+    The sum of squared distances from the bands' means is the least possible (Fisher 1958, "natural
+    breaks"); no band is empty.
+    """
+    x = np.asarray(values, np.float64) - np.mean(values)
+    n = len(x)
+    sums, squares = (np.concatenate([[0.0], np.cumsum(x**power)]) for power in (1, 2))
+    least = np.array([np.inf] + [squares[j] - sums[j] ** 2 / j for j in range(1, n + 1)])
+    starts = []  # by band, from the second: where it best begins if it ends before j
+    for _ in range(1, bands):
+        start, cost = np.zeros(n + 1, np.intp), np.full(n + 1, np.inf)
+        for j in range(1, n + 1):
+            i = np.arange(j)
+            within = squares[j] - squares[:j] - (sums[j] - sums[:j]) ** 2 / (j - i)
+            start[j] = np.argmin(least[:j] + within)
+            cost[j] = least[start[j]] + within[start[j]]
+        starts.append(start)
+        least = cost
+    cuts = [n]
+    for start in reversed(starts):
+        cuts.append(int(start[cuts[-1]]))
+    return [0, *reversed(cuts)]
 
 
 def _sites(scans: Sequence[Scan], peers: int, each: int | None) -> Parts:

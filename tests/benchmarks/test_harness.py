@@ -46,6 +46,19 @@ def test_a_child_without_a_value_says_why(
         child.hear()
 
 
+def test_a_child_hears_what_it_is_told_until_it_ends() -> None:
+    with Child(WAYS + "counts") as child:
+        child.tell()
+        assert child.hear() == 1
+        child.tell()
+        assert child.hear() == 2
+    with Child(WAYS + "ends") as child:
+        with pytest.raises(Failed, match="ended with 1"):
+            child.hear()
+        with pytest.raises(Failed, match="ends has ended: had enough"):
+            child.tell()
+
+
 def test_a_silent_child_is_not_waited_for_for_ever() -> None:
     with Child(WAYS + "silent") as child, pytest.raises(Failed, match="said nothing"):
         child.hear(0.01)
@@ -179,11 +192,13 @@ def test_raw_sockets_move_the_very_bytes() -> None:
 
 def test_the_obvious_ways_get_and_merge_the_model() -> None:
     """Their results are checked in the first round; those of missing packages are left out."""
-    ways = (transports.NAIVE, transports.FRAME, transports.FRAME_CURVE, *transports.OTHERS)
+    bare = (transports.BARE, transports.BARE_IPC, transports.BARE_CURVE)
+    ways = (transports.NAIVE, transports.FRAME, transports.FRAME_CURVE, *bare, *transports.OTHERS)
     found = measure(ways, model.TINY, rounds=1, budget_s=60)
     assert not found.failed
     assert {*found.cases, *found.skipped} == {way.name for way in ways}
-    assert {"zmq-naive", "zmq-frame", "curve-frame", "gloo"} <= found.cases.keys()
+    ours = {"zmq-naive", "zmq-frame", "curve-frame", "bare", "bare-ipc", "bare-curve", "gloo"}
+    assert ours <= found.cases.keys()
 
 
 def test_pings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,3 +238,9 @@ def test_a_peak_can_be_forgotten() -> None:
     assert memory.peak_bytes() < before - (40 << 20)
     with pytest.raises(FileNotFoundError):
         memory.peak_bytes("nobody")
+
+
+def test_the_memory_of_who_serves_several_is_looked_at() -> None:
+    puller, server = peaks._of_serving(2, model.TINY)
+    assert puller > 2 * model.TINY
+    assert server > model.TINY

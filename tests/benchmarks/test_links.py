@@ -57,7 +57,11 @@ def test_a_model_crosses(link: Link) -> None:
     assert case.share is not None
     assert 0 < case.share < 1  # not faster than the link
     assert case.ms > link.round_trip_ms
-    assert case.shaped_by in ("netem", "relay")
+    assert case.flow is not None
+    assert case.flow > 0
+    assert case.wire_mb is not None
+    assert case.wire_mb * 1e6 >= model.TINY
+    assert case.shaped_by in ("netem", "a relay")
 
 
 @needs_namespaces

@@ -11,7 +11,17 @@ from typer.testing import CliRunner
 
 from benchmarks import cli
 from benchmarks.children import Unavailable
-from benchmarks.results import Found, Ping, Transfer, paired_ratio, quantile
+from benchmarks.results import (
+    Beside,
+    Dice,
+    Found,
+    Idle,
+    Memory,
+    Ping,
+    Transfer,
+    paired_ratio,
+    quantile,
+)
 from benchmarks.table import show
 
 CASE = Transfer(
@@ -70,11 +80,14 @@ def test_what_is_absent_is_not_what_is_broken() -> None:
 
 
 def test_the_table_names_everything() -> None:
-    linked = Transfer(1e3, 9e2, 2e3, 0.01, 3, 0.1, share=0.95, shaped_by="netem")
+    linked = Transfer(1e3, 9e2, 2e3, 0.01, 3, share=0.95, flow=0.975, shaped_by="netem")
     long = "a-rather-long-name-of-a-way@100Mbit-50ms-1%loss/14MB"
     console = Console(width=120, record=True, file=io.StringIO())
     show(console, "title", Found({"tcp/14MB": CASE, "ping-tcp": Ping(50, 90, 7e4)}, {"mpi": "no"}))
     show(console, "links", Found({long: linked}, failed={"ipc": "broken"}))
+    beside = Beside(5.0, 4.5, 0.9, 0.93, 17.0, 0.1, 0.9)
+    peer = {"beside": beside, "idle": Idle(0.0123), "merge/9": Memory(9, 2.21, 1.04)}
+    show(console, "peers", Found(peer | {"dice/int8": Dice(0.8, [0.79, 0.81], 12.0, -0.004)}))
     text = console.export_text()
     for part in (
         "title",
@@ -86,7 +99,9 @@ def test_the_table_names_everything() -> None:
         "mpi: not measured: no",
     ):
         assert part in text
-    for part in ("links, by netem", long, "95.0%", "ipc: FAILED: broken"):
+    for part in ("90%", "93%", "1.23%", "2.21", "0.790 0.810", "-0.004"):
+        assert part in text
+    for part in ("links, simulated by netem", long, "95.0%", "97.5%", "ipc: FAILED: broken"):
         assert part in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,12 @@ def absent(*_: object, **__: object) -> None:
 
 def broken(*_: object, **__: object) -> None:
     raise ValueError("broken on purpose")
+
+
+def counts(say: Say, hear: Callable[[], None]) -> None:
+    for count in itertools.count(1):
+        hear()
+        say(count)
 
 
 def silent(say: Say) -> None:

@@ -57,13 +57,26 @@ def test_bands_of_a_column() -> None:
     ages = [str(20 + 3 * ((7 * i) % 20)) for i in range(20)]
     found = split(cohort(age=ages), peers=4, test_scans=4, how="bands", bands_by="age")
     bands = [[float(scan.covariates["age"]) for scan in part] for part in found.peers]
-    assert [len(band) for band in bands] == [4, 4, 4, 4]
+    assert sum(map(len, bands)) == 16
     assert all(max(a) < min(b) for a, b in pairwise(bands))
     assert found.names[0] == f"age {min(bands[0]):g} to {max(bands[0]):g}"
-    few = split(
-        cohort(age=ages), peers=4, test_scans=4, how="bands", bands_by="age", scans_per_peer=2
-    )
-    assert all(set(a) < set(b) for a, b in zip(few.peers, found.peers, strict=True))
+    ask = {"peers": 4, "test_scans": 4, "how": "bands", "bands_by": "age"}
+    few = split(cohort(age=ages), **ask, scans_per_peer=2)
+    assert all(set(a) <= set(b) for a, b in zip(few.peers, found.peers, strict=True))
+    assert [len(part) for part in few.peers] == [2, 2, 2, 2]
+
+
+def test_bands_are_cut_where_values_lie_furthest_apart() -> None:
+    values = [6.7, 10.1, 10.8, 11.8, 14.8, 27.4, 31.3, 33.2, 42.6, 43.7, 47.4, 49.7, 65.7, 79.2]
+    data = cohort(14, ml=[str(value) for value in values])
+    ask = {"test_scans": 0, "how": "bands", "bands_by": "ml"}
+    found = split(data, peers=5, **ask)
+    assert [len(part) for part in found.peers] == [5, 3, 4, 1, 1]
+    assert found.names[1] == "ml 27.4 to 33.2"
+    assert [len(part) for part in split(data, peers=14, **ask).peers] == [1] * 14
+    assert [len(part) for part in split(data, peers=1, **ask).peers] == [14]
+    with pytest.raises(DataError, match=r"ml 65.7 to 65.7: 1 scan, 2 wanted: fewer bands"):
+        split(data, peers=5, scans_per_peer=2, **ask)
 
 
 def test_explicit_sites_and_test_scans() -> None:

@@ -1,0 +1,280 @@
+"""Whom a peer meets, and how it knows them: by a roster and keys, or by addresses alone.
+
+The roster can be read again while the peer runs (SIGHUP): a key that is gone from it is out at
+once, established connections included; a new key of a known peer is in. Who joins, or moves to
+another address, is met at the next start.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bt import roster as rosters
+from bt.config import ConfigError
+from bt.roster import Roster
+from transports.base import Received, TransportError, valid_name
+from transports.endpoints import Ipc, Tcp, parse
+from transports.keys import KeyPair
+from transports.zeromq import ZeroMQTransport
+
+
+@dataclass
+class Contacts:
+    """A peer's own place and the others'."""
+
+    name: str
+    listen: str
+    others: Mapping[str, str | None]  # addresses; None: it connects to us
+    announce: str | None = None
+    insecure: bool = False
+    keys: KeyPair | None = None
+    roster_file: Path | None = None
+    roster: Roster | None = None
+    samples_of: dict[str, int] = field(default_factory=dict)  # at most; changes with the roster
+    tell: Callable[[str], None] = lambda line: None  # what a person should know
+    _again: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        if self.roster is not None:
+            self.samples_of |= {m.name: m.max_samples for m in self.roster.members.values()}
+
+    @property
+    def neighbours(self) -> int:
+        """How many of the others are on this machine, and share its processors."""
+        return sum(parse(where).is_loopback for where in self.others.values() if where)
+
+    def connect(self, max_message_bytes: int) -> ZeroMQTransport:
+        """Listen, and connect to the others."""
+        members = self.roster.members if self.roster is not None else {}
+        transport = _Rostered(
+            self.name,
+            self.listen,
+            self.others,
+            announce=self.announce,
+            max_message_bytes=max_message_bytes,
+            insecure=self.insecure,
+            keys=self.keys,
+            peer_keys={name: members[name].keys for name in self.others} if members else None,
+        )
+        transport.contacts = self
+        return transport
+
+    def check_samples(self, samples: int) -> None:
+        """Raise ConfigError if the others' rosters won't accept that many scans of this peer."""
+        if samples > (most := self.samples_of.get(self.name, samples)):
+            raise ConfigError(
+                f"{self.name} trains on {samples} scans, but the roster allows it {most}: raise "
+                "its max_samples, at every site, or take fewer scans"
+            )
+
+    @contextmanager
+    def rereading(self) -> Iterator[None]:
+        """SIGHUP makes the roster be read again, as long as this lasts."""
+        if self.roster_file is None:
+            yield
+            return
+        before = signal.signal(signal.SIGHUP, lambda number, frame: self._again.set())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+    def reread(self, transport: ZeroMQTransport) -> None:
+        """Apply what has changed in the roster, if that was asked for."""
+        if not self._again.is_set() or self.roster_file is None or self.roster is None:
+            return
+        self._again.clear()
+        try:
+            found = rosters.read(self.roster_file)
+        except ConfigError as exc:
+            self.tell(f"The roster stays as it was: {exc}")
+            return
+        for line in rosters.differences(self.roster, found) or ["no change"]:
+            self.tell(f"roster: {line}")
+        if self.keys is not None and found.holder(self.keys.public) is None:
+            self.tell("This peer's own key is not in it any more: others won't know this peer.")
+        later = [
+            name
+            for name, member in found.members.items()
+            if name != self.name and self.others.get(name, "") != member.address
+        ]
+        if later:
+            self.tell(f"To meet {', '.join(later)} as the roster says now, start this peer again.")
+        before, after = _keys_by_name(self.roster), _keys_by_name(found)
+        for name in self.others:  # out first: a key may go from one to another
+            transport.admit(name, before.get(name, set()) & after.get(name, set()))
+        for name in self.others:
+            transport.admit(name, after.get(name, set()))
+        self.samples_of |= {m.name: m.max_samples for m in found.members.values()}
+        self.roster = found
+
+
+def _keys_by_name(roster: Roster) -> dict[str, set[str]]:
+    return {name: set(member.keys) for name, member in roster.members.items()}
+
+
+class _Rostered(ZeroMQTransport):
+    """Looks at the roster again when told to: between two messages, in the thread that owns it."""
+
+    contacts: Contacts
+
+    def recv(self, timeout_s: float) -> Received | None:
+        self.contacts.reread(self)
+        return super().recv(timeout_s)
+
+
+def of(
+    roster: Path | None,
+    keys: Path | None,
+    name: str | None,
+    listen: str | None,
+    peers: list[str],
+    announce: str | None,
+    *,
+    insecure: bool,
+) -> Contacts:
+    """As the options of bt peer say. Raises ConfigError, BadKey."""
+    if roster is None and keys is None:
+        return from_addresses(name, listen, peers, announce, insecure=insecure)
+    if roster is None or keys is None:
+        raise ConfigError(
+            "--roster and --keys go together: who takes part, and which of them this peer is"
+        )
+    if peers or insecure:
+        option = "--peer" if peers else "--insecure"
+        raise ConfigError(f"{option} is for peers without keys; who takes part is in {roster}")
+    return from_roster(roster, keys, name, listen, announce)
+
+
+def from_roster(
+    roster_file: Path,
+    key_file: Path,
+    name: str | None = None,
+    listen: str | None = None,
+    announce: str | None = None,
+) -> Contacts:
+    """This peer is the one in the roster that has the key. Raises ConfigError, BadKey."""
+    keys, roster = KeyPair.read(key_file), rosters.read(roster_file)
+    own = roster.holder(keys.public)
+    if own is None:
+        raise ConfigError(
+            f"no peer of {roster_file} has the key of {key_file}: {keys.public}; add it there, "
+            "at every site"
+        )
+    if name not in (None, own.name):
+        raise ConfigError(f"--name {name}: in {roster_file} the key of {key_file} is {own.name}'s")
+    if listen is None:
+        listen = own.address or "tcp://127.0.0.1:*"  # without an address nobody calls it
+    _check_places(listen, announce, secure=True)
+    others = {name: where for name, where in roster.addresses().items() if name != own.name}
+    if not others:
+        raise ConfigError(f"{own.name} is alone in {roster_file}: join the others' rosters to it")
+    if own.address is None and not any(others.values()):
+        raise ConfigError(f"nobody in {roster_file} has an address: nobody can reach anybody")
+    return Contacts(
+        own.name,
+        listen,
+        others,
+        announce,
+        keys=keys,
+        roster_file=roster_file,
+        roster=roster,
+    )
+
+
+def from_addresses(
+    name: str | None,
+    listen: str | None,
+    peers: list[str],
+    announce: str | None = None,
+    *,
+    insecure: bool = False,
+) -> Contacts:
+    """Peers that are who they say they are. Raises ConfigError."""
+    if name is None or listen is None or not peers:
+        raise ConfigError(
+            "who are the others? --roster FILE and --keys FILE, or on one machine --name, "
+            "--listen and --peer NAME=ADDRESS for each of them"
+        )
+    others = addresses_of(name, listen, announce, peers, insecure=insecure)
+    return Contacts(name, listen, others, announce, insecure)
+
+
+_KEYS_FIRST = (
+    "make keys and a roster (bt keys new, bt roster make) and start with --roster and --keys; or "
+    "stay on 127.0.0.1; or add --insecure if a VPN or a tunnel protects it"
+)
+
+
+def addresses_of(
+    name: str, listen: str, announce: str | None, peers: list[str], *, insecure: bool
+) -> dict[str, str]:
+    """["B=tcp://..."] -> {"B": "tcp://..."}, for the peer `name` that listens at `listen`.
+
+    What can be checked of names and addresses is, before scans are read. Raises ConfigError.
+    """
+    found: dict[str, str] = {}
+    for entry in peers:
+        other, equals, address = entry.partition("=")
+        if not (equals and other and address):
+            raise ConfigError(
+                f"--peer {entry}: expected NAME=ADDRESS, for example B=tcp://127.0.0.1:7302"
+            )
+        if other in found:
+            raise ConfigError(f"--peer {other} is given twice")
+        found[other] = address
+    if name in found:
+        raise ConfigError(f"--peer {name}: that is this peer itself, name the others only")
+    for each in (name, *found):
+        if not valid_name(each):
+            raise ConfigError(
+                f"{each!r} can't name a peer: expected up to 64 of A-Z a-z 0-9 . _ -, the first "
+                "a letter or digit"
+            )
+    own = _check_places(listen, announce, secure=insecure)
+    taken = {own: "this peer itself"}
+    for other, address in found.items():
+        place = _endpoint("--peer", address)
+        if isinstance(place, Tcp) and (place.host == "*" or not place.port):
+            raise ConfigError(f"--peer {other}={address}: expected one host and port")
+        if isinstance(place, Tcp) and not insecure and not place.is_loopback:
+            raise ConfigError(
+                f"--peer {other}={address}: that is another machine, and nothing is encrypted: "
+                f"{_KEYS_FIRST}"
+            )
+        if place in taken:
+            raise ConfigError(f"--peer {other}={address}: {taken[place]} listens there")
+        taken[place] = other
+    return found
+
+
+def _check_places(listen: str, announce: str | None, *, secure: bool) -> Tcp | Ipc:
+    """Where a peer listens, parsed. Raises ConfigError, unless `secure` also off loopback."""
+    own = _to_listen("--listen", listen, secure=secure)
+    if announce is not None:
+        place = _to_listen("--announce", announce, secure=secure)
+        if isinstance(own, Ipc) or isinstance(place, Ipc):
+            raise ConfigError("--announce goes with --listen tcp://, and takes tcp:// too")
+    return own
+
+
+def _to_listen(option: str, address: str, *, secure: bool) -> Tcp | Ipc:
+    place = _endpoint(option, address)
+    if isinstance(place, Tcp) and not secure and not place.is_loopback:
+        raise ConfigError(
+            f"{option} {address}: other machines can reach that, and nothing is encrypted: "
+            f"{_KEYS_FIRST}"
+        )
+    return place
+
+
+def _endpoint(option: str, address: str) -> Tcp | Ipc:
+    try:
+        return parse(address)
+    except TransportError as exc:
+        raise ConfigError(f"{option}: {exc}") from exc

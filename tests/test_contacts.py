@@ -1,0 +1,231 @@
+"""Whom a peer meets: by addresses alone, or by a roster that may change while it runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bt import contacts, roster
+from bt.config import ConfigError
+from bt.contacts import Contacts
+from bt.roster import Member
+from tests.transports.sockets import deliver, free_port, heard_before
+from transports.base import PeerGone, TransportError, Unwelcome
+from transports.keys import KeyPair
+from transports.zeromq import ZeroMQTransport
+
+LISTEN = "tcp://127.0.0.1:7301"
+B = "B=tcp://127.0.0.1:7302"
+
+
+def addresses(
+    *peers: str, name: str = "A", listen: str = LISTEN, announce: str | None = None
+) -> dict[str, str]:
+    return contacts.addresses_of(name, listen, announce, list(peers), insecure=False)
+
+
+def test_addresses_of_the_others_by_name() -> None:
+    assert addresses(B, "C=ipc:///tmp/c") == {"B": B[2:], "C": "ipc:///tmp/c"}
+    assert addresses(B, listen="tcp://127.0.0.1:*", announce="tcp://localhost:0") == {"B": B[2:]}
+    far = {"listen": "tcp://0.0.0.0:7301", "announce": "tcp://*:7303", "peers": [B]}
+    assert contacts.addresses_of("A", **far, insecure=True) == {"B": B[2:]}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"peers": ["B"]}, "--peer B: expected NAME=ADDRESS"),
+        ({"peers": ["B="]}, "expected NAME=ADDRESS"),
+        ({"peers": [B, B]}, "--peer B is given twice"),
+        ({"peers": ["a b=tcp://127.0.0.1:7302"]}, "'a b' can't name a peer"),
+        ({"name": "Zürich"}, "'Zürich' can't name a peer"),
+        ({"name": "B"}, "--peer B: that is this peer itself"),
+        ({"peers": ["B=127.0.0.1:7302"]}, "--peer: '127.0.0.1:7302' is no address"),
+        ({"peers": ["B=tcp://127.0.0.1:*"]}, "expected one host and port"),
+        ({"peers": ["B=tcp://*:7302"]}, "expected one host and port"),
+        ({"peers": [f"B={LISTEN}"]}, "this peer itself listens there"),
+        ({"peers": [B, f"C={B[2:]}"]}, "--peer C=tcp://127.0.0.1:7302: B listens there"),
+        ({"listen": "tcp://127.0.0.1"}, "--listen: 'tcp://127.0.0.1' is no address"),
+        ({"listen": "tcp://*:7301"}, "--listen tcp://*:7301: other machines can reach that"),
+        (
+            {"peers": ["B=tcp://10.0.0.2:7302"]},
+            "that is another machine, and nothing is encrypted",
+        ),
+        ({"announce": "tcp://0.0.0.0:7303"}, "--announce tcp://0.0.0.0:7303: other machines"),
+        ({"announce": "ipc:///tmp/a"}, "--announce goes with --listen tcp://"),
+        ({"listen": "ipc:///tmp/a", "announce": LISTEN}, "--announce goes with --listen tcp://"),
+    ],
+)
+def test_addresses_that_cant_work(asked: dict[str, object], says: str) -> None:
+    peers = asked.pop("peers", [B])
+    with pytest.raises(ConfigError) as caught:
+        addresses(*peers, **asked)  # type: ignore[arg-type, misc]
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# With a roster ----------------------------------------------------------------------------------
+class Sites:
+    """Three sites with a key file and a roster each, all in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.members: dict[str, Member] = {}
+        for name in "ABC":
+            keys = KeyPair.new()
+            keys.write(folder / f"{name}.key")
+            place = f"tcp://127.0.0.1:{free_port()}"
+            self.members[name] = Member(name, place, (keys.public,), 9)
+        for name in "ABC":
+            self.write(name)
+
+    def write(self, of: str, **changed: Member | None) -> None:
+        """The roster of one site, with these members otherwise, or out."""
+        members = {**self.members, **changed}
+        whole = roster.roster_of(member for member in members.values() if member is not None)
+        (self.folder / f"{of}.toml").write_text(whole.to_toml())
+
+    def contacts(self, name: str, key: str | None = None) -> Contacts:
+        return contacts.from_roster(
+            self.folder / f"{name}.toml", self.folder / f"{key or name}.key"
+        )
+
+
+class Joined(NamedTuple):
+    """A site's peer, and the lines it told."""
+
+    contacts: Contacts
+    transport: ZeroMQTransport
+    lines: list[str]
+
+    def reread(self) -> list[str]:
+        """Send this process a SIGHUP; what the peer tells of it."""
+        self.lines.clear()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.transport.recv(0)
+        return self.lines
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Sites:
+    return Sites(tmp_path)
+
+
+@pytest.fixture
+def joined(sites: Sites) -> Iterator[dict[str, Joined]]:
+    """A, whom SIGHUP reaches, and B and C, all three connected."""
+    with ExitStack() as stack:
+        found = {}
+        for name in "ABC":
+            own = sites.contacts(name)
+            transport = stack.enter_context(closing(own.connect(1 << 20)))
+            own.tell = (lines := list[str]()).append
+            found[name] = Joined(own, transport, lines)
+        stack.enter_context(found["A"].contacts.rereading())
+        a, b, c = (each.transport for each in found.values())
+        for one, other in ((a, b), (b, a), (a, c), (c, a), (b, c)):
+            deliver(one, other, [b"hello"])
+        yield found
+
+
+def test_the_roster_says_who_one_is_and_where_the_others_are(sites: Sites) -> None:
+    own = sites.contacts("B")
+    assert (own.name, own.listen) == ("B", sites.members["B"].address)
+    assert own.others == {name: sites.members[name].address for name in "AC"}
+    own.check_samples(9)
+    with pytest.raises(ConfigError, match="trains on 10 scans, but the roster allows it 9"):
+        own.check_samples(10)
+
+
+def test_who_is_taken_out_is_out_at_once(joined: dict[str, Joined], sites: Sites) -> None:
+    a, b, c = (joined[name].transport for name in "ABC")
+    sites.write("A", B=None)
+    assert joined["A"].reread() == ["roster: B is out"]
+    with pytest.raises(PeerGone):
+        a.send("B", [b"x"])
+    for _ in range(5):
+        b.send("A", [b"over the connection that still stands"])
+    assert heard_before(b"end", a, c) == []
+    deliver(b, c, [b"C has not heard of it"])
+    sites.write("A")
+    assert joined["A"].reread()[0].startswith("roster: B is new")
+    deliver(b, a, [b"back"])
+
+
+def test_a_key_is_changed_without_a_restart_of_the_others(
+    joined: dict[str, Joined], sites: Sites
+) -> None:
+    a = joined["A"].transport
+    old, new = sites.members["B"], KeyPair.new()
+    new.write(sites.folder / "B2.key")
+    both = old.keys[0], new.public
+    sites.write("A", B=Member("B", old.address, both, 9))
+    assert joined["A"].reread() == [f"roster: B: key {new.public} is new"]
+    deliver(joined["B"].transport, a, [b"with the old one"])
+    joined["B"].transport.close()
+    sites.write("B", B=Member("B", old.address, both, 9))
+    with closing(sites.contacts("B", "B2").connect(1 << 20)) as b:
+        deliver(b, a, [b"with the new one"])
+        sites.write("A", B=Member("B", old.address, (new.public,), 7))
+        assert joined["A"].reread() == [
+            f"roster: B: key {old.keys[0]} is out",
+            "roster: B: max_samples 9 → 7",
+        ]
+        assert joined["A"].contacts.samples_of["B"] == 7
+        deliver(b, a, [b"still"])
+        deliver(a, b, [b"still"])
+
+
+def test_a_roster_that_is_none_changes_nothing(joined: dict[str, Joined], sites: Sites) -> None:
+    (sites.folder / "A.toml").write_text("[[peer]")
+    (line,) = joined["A"].reread()
+    assert line.startswith("The roster stays as it was: ")
+    deliver(joined["B"].transport, joined["A"].transport, [b"as before"])
+
+
+def test_what_a_roster_can_not_change_in_a_running_peer_is_told(
+    joined: dict[str, Joined], sites: Sites
+) -> None:
+    moved = Member("C", "tcp://127.0.0.1:9", sites.members["C"].keys, 9)
+    new = Member("D", None, (KeyPair.new().public,), 9)
+    sites.write("A", A=None, C=moved, D=new)
+    lines = joined["A"].reread()
+    assert lines[-2].startswith("This peer's own key is not in it any more")
+    assert lines[-1] == "To meet C, D as the roster says now, start this peer again."
+
+
+def test_who_is_refused_is_told_why(joined: dict[str, Joined], sites: Sites) -> None:
+    stranger = KeyPair.new()
+    stranger.write(sites.folder / "D.key")
+    own = Member("D", f"tcp://127.0.0.1:{free_port()}", (stranger.public,), 9)
+    wrong = Member("C", sites.members["C"].address, (KeyPair.new().public,), 9)
+    sites.write("D", C=wrong, D=own)
+    with closing(sites.contacts("D").connect(1 << 20)) as d:
+        says = {"A": "refused by A: is the key of this peer in A's roster", "C": "C hung up"}
+        for name, line in says.items():
+            assert told(d, name).startswith(line)
+        plain = ZeroMQTransport("E", f"tcp://127.0.0.1:{free_port()}", {"A": own_address(joined)})
+        with closing(plain):
+            assert told(plain, "A").startswith("A hung up: perhaps it lets in none but")
+
+
+def own_address(joined: dict[str, Joined]) -> str:
+    return joined["A"].contacts.listen
+
+
+def told(transport: ZeroMQTransport, name: str) -> str:
+    """Why `name` lets this one not in."""
+    for _ in range(2000):
+        try:
+            transport.send(name, [b"x"])
+        except Unwelcome as exc:
+            return exc.reason
+        except TransportError:
+            transport.recv(0.01)
+    raise AssertionError("never told")

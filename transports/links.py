@@ -1,0 +1,57 @@
+"""Our connection to one peer under one of its keys, and what its monitor tells of it.
+
+Who connects sees a refusal only there: libzmq goes on trying without a word.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import zmq
+
+from transports.curve import Origin
+
+_REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+_HUNG_UP = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_NO_CURVE = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_FAILED = _REFUSED | _HUNG_UP | _NO_CURVE
+EVENTS = (
+    _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+)
+
+
+@dataclass
+class Link:
+    """A DEALER that is connected to a peer, or tries to be."""
+
+    peer: Origin
+    dealer: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+    connected: bool = False
+    failed: int = 0  # how the last handshake did, until one succeeds
+    lost_at: float | None = None  # and libzmq has not said that it tries again
+
+    def saw(self, event: int) -> bool:
+        """Take an event of the monitor; whether the peer has just become reachable."""
+        if event & _FAILED:
+            self.failed = event
+            return False
+        self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        self.lost_at = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
+        if self.connected:
+            self.failed = 0
+        return self.connected
+
+    def why(self) -> str | None:
+        """What its last handshake failed of, if it did, and what to do, for a person here."""
+        name = self.peer.name
+        if not self.failed:
+            return None
+        if not self.peer.key:
+            return f"{name} hung up: perhaps it lets in none but peers with keys"
+        if self.failed == _REFUSED:
+            return f"refused by {name}: is the key of this peer in {name}'s roster?"
+        if self.failed == _HUNG_UP:
+            return f"{name} hung up: is its key in the roster here the one it uses?"
+        return f"{name} does not talk as a peer with keys does: was it started without?"
