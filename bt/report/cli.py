@@ -34,8 +34,8 @@ def report(
 
     console = make_console()
     with console.status("Writing the report"):
-        path, study = write_report(folder, network)
-    for sentence in study.missing:
+        path, missing = write_report(folder, network)
+    for sentence in missing:
         console.print(sentence, style="yellow", soft_wrap=True)
     print_paths(console, [("report", path)])
 
@@ -54,9 +54,9 @@ def report_of_run(folder: Path, network: str | None, console: Console) -> Path |
 
     try:
         with console.status("Writing the report"):
-            return write_report(folder, network)[0]
-    except Exception as exc:
-        why = " ".join(printable(f"{type(exc).__name__}: {exc}").split())
+            return write_report(folder, network, quick=True)[0]
+    except (Exception, KeyboardInterrupt) as exc:
+        why = " ".join(printable(f"{type(exc).__name__}: {exc}").split()).rstrip(": ")
         console.print(f"No report.html ({why}); the run itself is whole",
                       style="yellow", soft_wrap=True)  # fmt: skip
         return None

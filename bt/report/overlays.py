@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from bt.data.cache import load_volumes
@@ -25,12 +26,15 @@ from bt.data.volumes import Classes, Volume
 from bt.evaluation import segment
 from bt.inference import Model, load_model
 from bt.modelfile import BadModelFile
+from bt.precision import ran_out_of_memory
 from bt.report import style
 from bt.report.figures import Picture
 from bt.report.study import BRAINTORRENT, Division, Study
 
 _OPACITY = 0.6
 _BLACK = (0.0, 0.0, 0.0)
+_EDGED = [withStroke(linewidth=2, foreground="black")]  # white words are read on white matter too
+_QUICK = 1e12  # voxels times weights: some ten seconds of prediction on two cores
 
 
 @dataclass(frozen=True)
@@ -62,15 +66,20 @@ class Overlays:
     missing: str | None = None
 
 
-def overlays_of(study: Study, network: str | None) -> Overlays:
+def overlays_of(study: Study, network: str | None, *, quick: bool = False) -> Overlays:
     """Of the aggregated model. `network` names the code of one that isn't QuickNAT, if trusted.
 
-    What is wrong with the model or the scans is said in `missing`.
+    What is wrong with the model or the scans is said in `missing`; with `quick`, so is that
+    they take too long to segment.
     """
     try:
-        return _overlays(study, network)
+        return _overlays(study, network, quick)
     except (BadModelFile, DataError, ScanError, FileNotFoundError) as exc:
         return Overlays(missing=f"No segmentations to look at: {' '.join(str(exc).split())}.")
+    except (MemoryError, RuntimeError) as exc:
+        if not ran_out_of_memory(exc):
+            raise
+        return Overlays(missing="No segmentations to look at: memory was too small for them.")
 
 
 def chosen(scans: Mapping[str, float | None]) -> dict[str, str]:
@@ -86,7 +95,7 @@ def chosen(scans: Mapping[str, float | None]) -> dict[str, str]:
     return found
 
 
-def _overlays(study: Study, network: str | None) -> Overlays:
+def _overlays(study: Study, network: str | None, quick: bool) -> Overlays:
     source = _model_of(study)
     if source is None:
         return Overlays(missing="No segmentations to look at: no aggregated model was kept.")
@@ -102,17 +111,25 @@ def _overlays(study: Study, network: str | None) -> Overlays:
     if cohort.labels.structures != model.labels.structures:
         raise DataError("the scans have other structures now than when the model was trained")
     by_id = {scan.id: scan for scan in cohort.scans}
-    colours = style.structure_colours(model.labels.classes - 1)
-    pictures = []
-    for rank, scan in wanted.items():
+    for scan in wanted.values():
         if scan not in by_id:
             raise DataError(f"{scan} is no longer in {study.data_path}")
-        loaded = load_volumes([by_id[scan]], model.labels, model.spacing_mm)
-        for bad in loaded.bad:
-            raise DataError(str(bad))
-        dice = scores[scan]
-        assert dice is not None  # or it had not been chosen
-        pictures.append(_picture(rank, dice, loaded.volumes[0], model, colours))
+    loaded = load_volumes(
+        [by_id[scan] for scan in wanted.values()], cohort.labels, model.spacing_mm
+    )
+    for bad in loaded.bad:
+        raise DataError(str(bad))
+    weights = sum(parameter.numel() for parameter in model.network.parameters())
+    if quick and weights * sum(volume.image.size for volume in loaded.volumes) > _QUICK:
+        return Overlays(
+            missing="No segmentations to look at: this network takes long for scans of this "
+            f"size; bt report {study.folder} makes them."
+        )
+    colours = style.structure_colours(model.labels.classes - 1)
+    pictures = [
+        _picture(rank, scores[scan], volume, model, colours)
+        for (rank, scan), volume in zip(wanted.items(), loaded.volumes, strict=True)
+    ]
     names = model.labels.structures[1:]
     return Overlays(tuple(pictures), tuple(zip(names, colours, strict=True)), about)
 
@@ -140,9 +157,12 @@ def _part(folder: Path, division: Division, method: str, seed: int) -> Path:
     return folder / "parts" / division.name / name / f"seed-{seed}"
 
 
-def _picture(rank: str, dice: float, volume: Volume, model: Model, colours: list[str]) -> Picture:
+def _picture(
+    rank: str, dice: float | None, volume: Volume, model: Model, colours: list[str]
+) -> Picture:
     truth = volume.classes
     assert truth is not None  # load_volumes was given a table
+    assert dice is not None  # or the scan had not been chosen
     predicted = segment(model.network, volume, model.view, model.precision)
     figure = draw(volume, truth, predicted, colours)
     title = f"{rank.capitalize()}: {style.short(volume.id)}, Dice {dice:.3f}"
@@ -168,7 +188,7 @@ def draw(volume: Volume, truth: Classes, predicted: Classes, colours: list[str])
     brightest = max(float(np.percentile(volume.image, 99.8)), 1e-6)
     for row, plane in zip(grid, PLANES, strict=True):
         at = _fullest(truth, plane.axis)
-        scan = as_picture(volume.image, plane, at) / np.float32(brightest)
+        scan = as_picture(volume.image, plane, at) / brightest
         label_maps = (None, truth, predicted)
         for axes, label_map in zip(row, label_maps, strict=True):
             found = None if label_map is None else as_picture(label_map, plane, at)
@@ -176,7 +196,7 @@ def draw(volume: Volume, truth: Classes, predicted: Classes, colours: list[str])
         _scale_bar(row[0], float(size_mm[plane.across]))
         row[0].text(
             0.02, 0.98, plane.name, transform=row[0].transAxes, color="white", fontsize=7.5,
-            va="top", ha="left",
+            va="top", ha="left", path_effects=_EDGED,
         )  # fmt: skip
     for axes, name in zip(grid[0], ("scan", "truth", "prediction"), strict=True):
         axes.set_title(name, fontsize=9.5, loc="center")
@@ -201,7 +221,7 @@ def _fullest(truth: Classes, axis: int) -> int:
 def _show(
     axes: Axes,
     plane: Plane,
-    scan: NDArray[np.float32],
+    scan: NDArray[Any],
     label_map: NDArray[np.uint8] | None,
     size_mm: NDArray[np.float64],
     colours: list[str],
@@ -227,15 +247,16 @@ def _show(
         axes.text(
             x, y, word, transform=axes.transAxes, color="white", fontsize=8, fontweight="bold",
             ha={0.03: "left", 0.97: "right"}.get(x, "center"),
-            va={0.97: "top", 0.03: "bottom"}.get(y, "center"),
+            va={0.97: "top", 0.03: "bottom"}.get(y, "center"), path_effects=_EDGED,
         )  # fmt: skip
 
 
 def _scale_bar(axes: Axes, width_mm: float) -> None:
     length = 50 if width_mm > 150 else 20 if width_mm > 60 else 10
     x, y = axes.get_xlim()[1] * 0.96, axes.get_ylim()[1] * 0.05
-    axes.plot([x - length, x], [y, y], color="white", linewidth=2, solid_capstyle="butt")
+    axes.plot([x - length, x], [y, y], color="white", linewidth=2, solid_capstyle="butt",
+              path_effects=[withStroke(linewidth=3.5, foreground="black")])  # fmt: skip
     axes.annotate(
         f"{length} mm", (x - length / 2, y), (0, 3), textcoords="offset points", color="white",
-        fontsize=6.5, ha="center",
+        fontsize=6.5, ha="center", path_effects=_EDGED,
     )  # fmt: skip

@@ -30,8 +30,13 @@ class Fact:
     note: str = ""
 
 
-def write_report(folder: Path, network: str | None = None) -> tuple[Path, Study]:
+def write_report(
+    folder: Path, network: str | None = None, *, quick: bool = False
+) -> tuple[Path, list[str]]:
     """Write report.html into `folder`, and its pictures into report/ beside it.
+
+    Returns its path, and in sentences what is missing. With `quick`, scans that would take long
+    to segment are not.
 
     `network` names the code of a model that isn't QuickNAT, for the segmentations. Raises
     ReportError where the folder holds nothing to report, OSError where it can't be written to.
@@ -44,16 +49,19 @@ def write_report(folder: Path, network: str | None = None) -> tuple[Path, Study]
             *per_client(study),
             *timeline.pictures_of(study),
         ]
-        scans = overlays.overlays_of(study, network)
+        scans = overlays.overlays_of(study, network, quick=quick)
     for picture in (*figures, *scans.pictures):
         write_atomic(folder / PICTURES / f"{picture.name}.png", picture.png)
     path = folder / PAGE
     # A surrogate in a name from a file would be no UTF-8.
-    write_atomic(path, render(study, figures, scans).encode("utf-8", "replace"))
-    return path, study
+    missing = [*study.missing, *([scans.missing] if scans.missing else [])]
+    write_atomic(path, render(study, figures, scans, missing).encode("utf-8", "replace"))
+    return path, missing
 
 
-def render(study: Study, figures: list[Picture], scans: overlays.Overlays) -> str:
+def render(
+    study: Study, figures: list[Picture], scans: overlays.Overlays, missing: list[str]
+) -> str:
     """The page as HTML. All texts are escaped by the template."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -63,7 +71,6 @@ def render(study: Study, figures: list[Picture], scans: overlays.Overlays) -> st
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = _data_uri
-    missing = [*study.missing, *([scans.missing] if scans.missing else [])]
     return environment.get_template("page.html.j2").render(
         study=study,
         title=_title(study),

@@ -94,6 +94,7 @@ def _lanes(histories: Mapping[str, History]) -> list[Picture]:
     figure = Figure(figsize=(9.0, 1.1 + 0.52 * len(lanes)))
     axes = figure.add_subplot()
     for name, history in histories.items():
+        axes.axhline(lanes[name], color=style.PALE, linewidth=1, zorder=0.5)
         for fit in history.fits:
             left = (fit.time - fit.seconds - began) / unit
             axes.barh(
@@ -104,7 +105,7 @@ def _lanes(histories: Mapping[str, History]) -> list[Picture]:
                 axes.annotate(
                     str(fit.version), ((fit.time - began) / unit, lanes[name]), (-3, 0),
                     textcoords="offset points", ha="right", va="center", fontsize=7.5,
-                    color=_ink_on(colours[name]), fontweight="bold",
+                    color=_ink_on(colours[name]), fontweight="bold", zorder=5,
                 )  # fmt: skip
     merges = 0
     for name, history in histories.items():
@@ -150,6 +151,9 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
     figure = Figure(figsize=(9.0, 0.7 + 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     last = _ended(histories)
+    # Equal versions would hide each other: every line is a little higher than the one before.
+    most = max((fit.version for h in histories.values() for fit in h.fits), default=1)
+    apart = max(1, most / 4) * min(0.08, 0.4 / len(sources))
     for axes in grid.flat[len(histories) :]:
         axes.set_visible(False)
     for axes, (name, history) in zip(grid.flat, histories.items(), strict=False):
@@ -159,6 +163,7 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
                 steps = [(fit.time, fit.version) for fit in history.fits]
             x = [0.0, *((time - began) / unit for time, _ in steps), (last - began) / unit]
             y = [0, *(version for _, version in steps), steps[-1][1] if steps else 0]
+            y = [version + sources.index(source) * apart for version in y]
             own = source == name
             axes.step(
                 x, y, where="post", color=colours[source], linewidth=2.8 if own else 1.5,
@@ -177,7 +182,7 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)))
     caption = (
         "A panel per peer: its own version (thick), and of every other the last version it has "
-        "merged (dashed)."
+        "merged (dashed). Lines are drawn slightly apart."
     )
     alt = f"Version vectors of {counted(len(histories), 'peer')} over time. {_count(histories)}."
     title = "Version vectors over time"

@@ -30,6 +30,7 @@ def bt(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
     return code
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_experiment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

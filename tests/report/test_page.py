@@ -102,6 +102,7 @@ def test_a_page_stands_alone(tmp_path: Path) -> None:
     assert (tmp_path / "report" / "curves-rounds.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_papers_figures_stand_beside_ours_where_the_setting_matches(tmp_path: Path) -> None:
     content = experiment(clients=5, each=4)
     content["also"] = [experiment(clients=4, each=3)]
@@ -114,12 +115,14 @@ def test_the_papers_figures_stand_beside_ours_where_the_setting_matches(tmp_path
     assert "no such setting" in unmatched.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_ten_clients_have_the_papers_dice_per_client(tmp_path: Path) -> None:
     page = report(write_experiment(tmp_path, experiment(clients=10, each=2)))
     assert "0.835" in page.text
     assert "0.635" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_experiment_by_bands_names_them(tmp_path: Path) -> None:
     page = report(write_experiment(tmp_path, experiment(kind="bands")))
     assert "bands of age" in page.text
@@ -127,6 +130,7 @@ def test_an_experiment_by_bands_names_them(tmp_path: Path) -> None:
     assert "0.864" in page.text  # the paper's
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_significance_test_is_said_in_words(tmp_path: Path) -> None:
     page = report(write_experiment(tmp_path, experiment()))
     assert "higher by 0.025" in page.text
@@ -135,6 +139,7 @@ def test_the_significance_test_is_said_in_words(tmp_path: Path) -> None:
     assert "chance alone may explain that (p = 0.21" in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_simulated_is_called_so(tmp_path: Path) -> None:
     content = experiment()
     content["settings"]["simulated"] = "The contrast is simulated."
@@ -143,6 +148,7 @@ def test_what_was_simulated_is_called_so(tmp_path: Path) -> None:
     assert "The contrast is simulated." in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "lacking", ["clients", "structures", "client_structures", "scans", "bytes", "seconds", "curve"]
 )
@@ -178,6 +184,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert {"timeline", "vectors", "training-rounds", "structures"} <= made
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("results", [None, results_of("interrupted") | {"aggregated": None}])
 def test_a_run_that_did_not_finish(tmp_path: Path, results: dict[str, object] | None) -> None:
     page = report(run(tmp_path / "run", results))
@@ -185,6 +192,7 @@ def test_a_run_that_did_not_finish(tmp_path: Path, results: dict[str, object] | 
     assert "timeline" in {path.stem for path in (tmp_path / "run" / "report").iterdir()}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_peers_own_folder(tmp_path: Path) -> None:
     page = report(run(tmp_path / "run", None) / "a")
     assert "One peer's folder" in page.text
