@@ -140,7 +140,7 @@ def per_structure(study: Study) -> list[Picture]:
         rows = _rows(methods, [[m.of_structure(n) for n in names] for m in methods])
     else:
         rows = _aggregated_and_peers(methods[0], names)
-    height = 1.3 + max(len(names), 2) * (0.12 + 0.085 * len(rows))
+    height = 1.3 + max(len(names), 2) * (0.12 + 0.065 * len(rows))
     figure = Figure(figsize=(5.4, height), layout="constrained")
     axes = figure.add_subplot()
     _dots(axes, names, rows, horizontal=True)

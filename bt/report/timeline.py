@@ -150,7 +150,7 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
     rows = math.ceil(len(histories) / columns)
     figure = Figure(figsize=(9.0, 0.7 + 2.1 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    last = _ended(histories)
+    last = began + 1.03 * (_ended(histories) - began)  # so that the last step is seen
     # Equal versions would hide each other: every line is a little higher than the one before.
     most = max((fit.version for h in histories.values() for fit in h.fits), default=1)
     apart = max(1, most / 4) * min(0.08, 0.4 / len(sources))
@@ -163,10 +163,10 @@ def _vectors(histories: Mapping[str, History]) -> list[Picture]:
                 steps = [(fit.time, fit.version) for fit in history.fits]
             x = [0.0, *((time - began) / unit for time, _ in steps), (last - began) / unit]
             y = [0, *(version for _, version in steps), steps[-1][1] if steps else 0]
-            y = [version + sources.index(source) * apart for version in y]
             own = source == name
+            level = [version + sources.index(source) * apart for version in y]
             axes.step(
-                x, y, where="post", color=colours[source], linewidth=2.8 if own else 1.5,
+                x, level, where="post", color=colours[source], linewidth=2.8 if own else 1.5,
                 linestyle="-" if own else "--",
             )  # fmt: skip
         axes.set_title(style.short(name))
