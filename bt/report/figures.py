@@ -70,7 +70,7 @@ def learning_curves(study: Study) -> list[Picture]:
         style.legend_below(figure, 3)
         caption = (
             f"Dice of the {_AGGREGATED} (for methods without one, {_CLIENTS}) on the "
-            f"{counted(study.test_scans or 0, 'test scan')}; {spread}"
+            f"{counted(study.test_scans or 0, 'test scan')}. {spread}"
         )
         if at is _by_bytes:
             caption += " Horizontal lines: methods that move no models, after their last round."

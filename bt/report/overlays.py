@@ -178,7 +178,7 @@ def draw(volume: Volume, truth: Classes, predicted: Classes, colours: list[str])
     """Rows are planes, through where there is most to see; columns scan, truth, prediction."""
     size_mm = np.multiply(volume.image.shape, volume.spacing_mm)
     heights = [float(size_mm[p.up] / size_mm[p.across]) for p in PLANES]
-    width = 1.9
+    width = 1.4  # inches of a column
     figure = Figure(figsize=(3 * width, width * sum(heights) + 0.3))
     grid = figure.subplots(
         3, 3, squeeze=False,

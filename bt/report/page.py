@@ -145,7 +145,9 @@ def _facts(study: Study) -> list[Fact]:
             if method.name == "pooled":
                 note = "all scans in one place"
             if value != NOTHING:
-                facts.append(Fact(value, style.look(method.name).label, note))
+                facts.append(
+                    Fact(value.replace("± ", "±\u00a0"), style.look(method.name).label, note)
+                )
         return facts
     method = methods[BRAINTORRENT]
     facts = []

@@ -80,7 +80,7 @@ def _method(
         found["aggregated"].append(end)
         found["clients"].append(own)
         found["bytes"].append(rounds * settings["clients"] * 4e6 if moves else 0)
-        found["seconds"].append(around(1800, 200))
+        found["seconds"].append(float(random.normal(1800, 200)))
         for i, structure in enumerate(found["structures"]):
             level = (aggregated or 0) + 0.1 * np.cos(i * 1.7)
             found["structures"][structure].append(around(level, 0.01))

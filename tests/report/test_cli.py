@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bt.cli import main
 from bt.config import Config, change
-from bt.report import cli
+from bt.report import cli, overlays
 from bt.train import train
 from tests.report.samples import experiment, write_experiment
 
@@ -65,7 +65,23 @@ def test_a_report_that_fails_is_a_line_not_a_failed_run(tmp_path: Path) -> None:
     assert "neither a run nor an experiment" in screen.getvalue()
 
 
-def test_a_run_ends_with_a_report_of_three_scans(tmp_path: Path, cohort: Path) -> None:
+def test_a_report_that_is_interrupted_is_a_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bt.report.page.write_report", interrupted)
+    screen = io.StringIO()
+    console = Console(file=screen, width=300, markup=False)
+    assert cli.report_of_run(tmp_path, "quicknat", console) is None
+    (line,) = screen.getvalue().splitlines()
+    assert line == "No report.html (KeyboardInterrupt); the run itself is whole"
+
+
+def test_a_run_ends_with_a_report_of_three_scans(
+    tmp_path: Path, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = change(Config(), SMALL | {"path": str(cohort)})
     screen = io.StringIO()
     code = train(
@@ -78,3 +94,8 @@ def test_a_run_ends_with_a_report_of_three_scans(tmp_path: Path, cohort: Path) -
     page = (tmp_path / "run" / "report.html").read_text()
     assert "core [bright]" in page
     assert "all peers were threads of one process" in page
+    monkeypatch.setattr(overlays, "_QUICK", 0)
+    assert cli.report_of_run(tmp_path / "run", "quicknat", Console(file=screen)) is not None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "this network takes long" in page
+    assert "The best test scan" not in page
