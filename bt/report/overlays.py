@@ -34,7 +34,7 @@ from bt.report.study import BRAINTORRENT, Division, Study
 _OPACITY = 0.6
 _BLACK = (0.0, 0.0, 0.0)
 _EDGED = [withStroke(linewidth=2, foreground="black")]  # white words are read on white matter too
-_QUICK = 1e12  # voxels times weights: some ten seconds of prediction on two cores
+_QUICK = 5e11  # voxels times weights: some ten seconds of prediction on two cores
 
 
 @dataclass(frozen=True)
