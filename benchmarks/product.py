@@ -65,7 +65,10 @@ class Nothing:
     def weights(self) -> FlatWeights:
         return self._weights
 
-    def load(self, weights: FlatWeights | None = None) -> Any:
+    def load(self, weights: FlatWeights) -> None:
+        pass
+
+    def load_of(self, peer: str, schema: Schema) -> Checkpoint:
         return self._kept
 
     def save(self, checkpoint: Checkpoint) -> None:

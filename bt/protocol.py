@@ -145,10 +145,10 @@ class Peer:
             case events.RoundDue():
                 self._start_round(now, out)
             case events.Received(message):
-                back = self._others[message.sender].gone
+                calm = not (self._others[message.sender].gone or self.phase is Phase.PULLING)
                 self._receive(message, now, out)
                 late = self.deadline is not None and now >= self.deadline
-                if isinstance(message, messages.Ping | messages.Pull) and not back and not late:
+                if isinstance(message, messages.Ping | messages.Pull) and calm and not late:
                     return out  # nothing else has changed
             case events.PeerGone(peer, reason, refused):
                 if refused:
@@ -163,7 +163,8 @@ class Peer:
             case events.Persisted(digest):
                 self.digest = digest if self.version.count else None  # random weights are nobody's
                 told = self.announcement()
-                if self.fanout.most is None or told.state != "training":  # else who asks is told
+                gossip = self.fanout.most is not None and isinstance(self.schedule, Async)
+                if not gossip or told.state != "training":  # else who asks is told
                     out.append(events.Publish(told))
             case events.Leave():
                 self.state = "leaving"

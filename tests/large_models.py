@@ -35,9 +35,8 @@ class Merger(product.Nothing):
 
     stop: Callable[[str], None]
 
-    def load(self, weights: FlatWeights | None = None) -> object:
+    def load(self, weights: FlatWeights) -> None:
         self.loaded = weights
-        return super().load()
 
     def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
         self.stop("merged")

@@ -34,13 +34,14 @@ class Link:
 
     def saw(self, event: int) -> bool:
         """Take an event of the monitor; whether the peer has just become reachable."""
-        if event & _FAILED:
-            self.failed = event
-            return False
         self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-        self.lost_at = time.monotonic() if event == zmq.EVENT_DISCONNECTED else None
+        # A failure is told of in place of the end of the connection, also long after it was made.
+        ended = event & (_FAILED | zmq.EVENT_DISCONNECTED)
+        self.lost_at = time.monotonic() if ended else None
         if self.connected:
             self.failed = 0
+        elif event & _FAILED:
+            self.failed = event
         return self.connected
 
     def why(self) -> str | None:

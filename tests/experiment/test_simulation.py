@@ -105,11 +105,14 @@ def test_bytes_are_those_of_the_models_that_are_merged(schedule: Schedule) -> No
     assert merged * model < found.nbytes < merged * (model + 1000) + 20_000
 
 
-def test_a_fanout_merges_that_many_of_those_with_news() -> None:
+def test_a_fanout_asks_that_many() -> None:
     found = federation(Sequential(NAMES, 3, seed=0), fanout=1)
     list(found.updates())
-    assert {len(merged) for _, merged in found.merges[3:]} == {1}
-    assert len({merged for _, merged in found.merges[3:]}) > 1, "always the same one"
+    assert len(found.merges) == 3 * len(NAMES)
+    counts = {len(merged) for _, merged in found.merges[3:]}
+    assert 1 in counts
+    assert counts <= {0, 1}  # who is asked may have no news
+    assert len({merged for _, merged in found.merges[3:] if merged}) > 1, "always the same one"
     again = federation(Sequential(NAMES, 3, seed=0), fanout=1)
     list(again.updates())
     assert again.merges == found.merges, "the seed decides"
