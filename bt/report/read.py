@@ -21,7 +21,6 @@ from bt.report.study import (
     Study,
 )
 from bt.rundir import read_results
-from bt.wording import counted
 
 EXPERIMENT, RESULTS, CONFIG, EVENTS = (
     "experiment.json",
@@ -328,11 +327,6 @@ def _structures(
         if names := [*_dict(scores)]:
             return tuple(names)
     return ()
-
-
-def describe_seeds(seeds: tuple[int, ...]) -> str:
-    """ "3 seeds"."""
-    return counted(len(seeds), "seed")
 
 
 def _dict(value: Any) -> dict[str, Any]:
