@@ -88,7 +88,7 @@ Fanout = Annotated[
     typer.Option(
         metavar="K",
         rich_help_panel=_PANEL,
-        help="BrainTorrent merges the news of K random peers. Default: of all.",
+        help="A round of BrainTorrent asks K random peers. Default: all.",
     ),
 ]
 EvaluateClients = Annotated[

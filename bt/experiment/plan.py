@@ -31,7 +31,7 @@ class Choices:
     adam: str = "fresh"  # for every fine-tune; kept: moments survive merges
     batch_norm: str = "averaged"  # local: these layers stay each client's own
     start: str = "common"  # initial weights; own: different ones for every client
-    fanout: int | None = None  # BrainTorrent: merge the news of so many random peers at most
+    fanout: int | None = None  # BrainTorrent: a round asks so many random peers
     evaluate_clients: bool = False  # after every round, not only at the end
 
 
