@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from bt import localrun
 from bt.cli import main
 from bt.modelfile import read_model
 from tests.conftest import STRUCTURES, write_cohort
+from tests.waiting import TIMEOUT_S, wait_until
 from transports.inproc import Faults, Network
 
 EVENTS = {
@@ -39,7 +39,6 @@ MPI_ENV = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "OMP_NUM_THREADS": "1",
 }
-TIMEOUT_S = 100
 
 
 def command(cohort: Path, out: Path, *options: str) -> list[str]:
@@ -77,13 +76,6 @@ def processes_of(out: Path) -> dict[int, str]:
         if any(arg.startswith(f"{out}/") for arg in argv):  # the peers; bt train has `out` itself
             found[int(folder.name)] = " ".join(argv)
     return found
-
-
-def wait_until(happened: Callable[[], bool], seconds: float = TIMEOUT_S) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def events(out: Path, peer: str, kind: str | None = None) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from bt.modelfile import read_model
 from bt.models import restore
 from tests.test_cli import Bt, bt, misused, refused  # noqa: F401
+from tests.waiting import wait_until
 
 SMALL = [
     "--filters", 2, "--precision", "float32", "--device", "cpu", "--test-scans", 2,
@@ -91,9 +91,8 @@ def test_killed_it_goes_on_with_what_is_missing(cohort: Path, tmp_path: Path) ->
     argv += ["--jobs", "1", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
     first = tmp_path / "out/parts/2x2-3/only-client/seed-0/result.json"
-    while not first.exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: first.exists() or process.poll() is not None)
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     written = first.stat().st_mtime_ns
