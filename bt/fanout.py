@@ -22,7 +22,7 @@ class Fanout:
 
     def asked(self, others: Mapping[str, Other], now: float) -> list[str]:
         """Some of those within reach, and of those that are not: they may be back."""
-        able = [peer for peer, other in others.items() if now >= other.aside_until]
+        able = [peer for peer, other in others.items() if not other.trust.withheld(now)]
         gone = [peer for peer in able if others[peer].gone]
         here = [peer for peer in able if not others[peer].gone]
         return sorted([*self.some(here), *self.some(gone)])

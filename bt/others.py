@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bt.transfer import Link
+from bt.trust import Aside, Trust
 from bt.versions import Version
 from transports import messages
 
@@ -33,16 +34,51 @@ class Other:
     heard_at: float = float("-inf")
     moved_at: float = float("-inf")  # when its version or state last changed
     gone: bool = False
-    strikes: int = 0
-    aside_until: float = float("-inf")
+    trust: Trust = field(default_factory=Trust)
     failures: int = 0  # of pulls in this round
     link: Link = field(default_factory=Link)
     base: str | None = None  # digest of a model of it that is kept, for differences from it
 
     def has_newer_than(self, merged: Version, now: float) -> bool:
         """Whether it has, and can send, a model newer than the one merged."""
-        if self.gone or now < self.aside_until or self.failures >= MOST_FAILURES:
+        if self.gone or self.trust.withheld(now) or self.failures >= MOST_FAILURES:
             return False
         if self.known is None or self.known.digest is None:
             return False
         return self.known.version > merged
+
+
+class Others(dict[str, Other]):
+    """All of them, by name."""
+
+    def version_of(self, peer: str) -> Version | None:
+        """The newest version heard of `peer`; None if it is gone or was never heard."""
+        other = self[peer]
+        if other.gone or other.known is None:
+            return None
+        return Version(*other.known.version)
+
+    def in_play(self, peer: str, now: float) -> bool:
+        """Whether `peer` may still be waited for: reachable, trusted, not done with its rounds."""
+        other = self[peer]
+        if other.gone or other.trust.withheld(now):
+            return False
+        return other.known is None or other.known.state == "training"
+
+    def awaited(self, now: float, since: float, patience_s: float) -> list[str]:
+        """The states of those within reach that made progress lately, or at least since then."""
+        return [
+            other.known.state if other.known else "training"
+            for other in self.values()
+            if not other.gone
+            and not other.trust.withheld(now)
+            and now < max(other.moved_at, since) + patience_s
+        ]
+
+    def set_aside(self, now: float) -> tuple[Aside, ...]:
+        """Those from whom nothing is taken at the moment."""
+        return tuple(
+            Aside(name, other.trust.reason, other.trust.until, other.trust.strikes)
+            for name, other in self.items()
+            if other.trust.withheld(now)
+        )

@@ -23,10 +23,11 @@ from bt import events
 from bt.events import Event, Instruction
 from bt.fanout import Fanout
 from bt.incarnation import Losses
-from bt.others import LEFT, Other, Timing
+from bt.others import LEFT, Other, Others, Timing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
 from bt.transfer import Gone, Link, Misfit
+from bt.trust import Aside
 from bt.versions import NEVER_TRAINED, Version, VersionVector, typical_count
 from transports import messages
 
@@ -71,7 +72,7 @@ class Peer:
     finished: bool = field(default=False, init=False)  # nobody needs this peer any more
 
     def __post_init__(self) -> None:
-        self._others = {name: Other() for name in sorted(self.others)}
+        self._others = Others({name: Other() for name in sorted(self.others)})
         self._asked: list[str] = []  # in the round going on
         self._awaited: dict[str, float] = {}  # pinged, no answer yet -> deadline
         self._retry_at = float("-inf")
@@ -105,17 +106,16 @@ class Peer:
 
     def known_version(self, peer: str) -> Version | None:
         """The newest version heard of `peer`; None if it is gone or was never heard."""
-        other = self._others[peer]
-        if other.gone or other.known is None:
-            return None
-        return Version(*other.known.version)
+        return self._others.version_of(peer)
 
     def in_play(self, peer: str) -> bool:
         """Whether `peer` may still be waited for: reachable, trusted, not done with its rounds."""
-        other = self._others[peer]
-        if other.gone or self._now < other.aside_until:
-            return False
-        return other.known is None or other.known.state == "training"
+        return self._others.in_play(peer, self._now)
+
+    @property
+    def set_aside(self) -> tuple[Aside, ...]:
+        """From whom nothing is taken at the moment, why, and until when."""
+        return self._others.set_aside(self._now)
 
     def announcement(self) -> messages.Version:
         """What this peer tells of itself."""
@@ -262,7 +262,7 @@ class Peer:
         if merged.refused is not None:
             self._set_aside(merged.peer, merged.refused, now, out)
         elif self._pulls.confirm(merged.peer):
-            other.strikes = 0
+            other.trust.merit()
 
     def _lost(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
         other = self._others[peer]
@@ -278,12 +278,10 @@ class Peer:
         out.append(events.Note("gone", peer, reason))
 
     def _set_aside(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
-        other = self._others[peer]
-        other.aside_until = now + self.timing.set_aside_s * 2.0 ** min(other.strikes, 7)
-        other.strikes += 1
         self._awaited.pop(peer, None)
         self._drop_pull(peer, out)
-        out.append(events.Note("reject", peer, reason))
+        if self._others[peer].trust.strike(reason, now, self.timing.set_aside_s):
+            out.append(events.Note("reject", peer, reason))
 
     def _finish_training(self, out: list[Instruction]) -> None:
         if self.phase is not Phase.TRAINING:
@@ -360,13 +358,7 @@ class Peer:
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""
         done_at = now if self._done_at is None else self._done_at
-        waiting_for = [
-            other.known.state if other.known else "training"
-            for other in self._others.values()
-            if not other.gone
-            and now >= other.aside_until
-            and now < max(other.moved_at, done_at) + self.timing.patience_s
-        ]
+        waiting_for = self._others.awaited(now, done_at, self.timing.patience_s)
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True
             self._start_pulls(self._others, now)
@@ -382,7 +374,7 @@ class Peer:
 
     def _ping_all(self, peers: Iterable[str], now: float, out: list[Instruction]) -> None:
         """Ping these; wait for those not known to be gone, up to one deadline."""
-        asked = [peer for peer in peers if now >= self._others[peer].aside_until]
+        asked = [peer for peer in peers if not self._others[peer].trust.withheld(now)]
         for peer in asked:
             if not self._others[peer].gone:
                 self._awaited.setdefault(peer, now + self.timing.ping_s)

@@ -23,6 +23,7 @@ PURE = (
     "bt.pulls",
     "bt.schedule",
     "bt.transfer",
+    "bt.trust",
     "bt.versions",
 )
 MAX_LINES = 400

@@ -72,7 +72,7 @@ def test_a_fine_tune_is_not_announced() -> None:
 
 def test_those_out_of_reach_are_asked_beside_the_others() -> None:
     others = {name: Other(gone=name in ("p1", "p2", "p3")) for name in NAMES[1:]}
-    others["p4"].aside_until = 100.0
+    others["p4"].trust.until = 100.0
     asked = Fanout(2, Random(0)).asked(others, now=1.0)
     assert len(asked) == 4
     assert sum(others[name].gone for name in asked) == 2

@@ -49,7 +49,7 @@ class WatchedPeer(Peer):
 
     def distrusts(self, name: str) -> bool:
         """Whether it has set that peer aside."""
-        return self._now < self._others[name].aside_until
+        return self._others[name].trust.withheld(self._now)
 
     @property
     def merged(self) -> VersionVector:
