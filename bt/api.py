@@ -104,5 +104,6 @@ def join(
     own.check_samples(trainer.samples)
     config = change(Config(), {"rounds": rounds, "epochs": epochs})
     folder = Path("runs") / name if out is None else Path(out)
-    node = Node(name, sorted(own.others), folder, config, samples_of=own.samples_of)
+    others = sorted(own.others)
+    node = Node(name, others, folder, config, samples_of=own.samples_of, serves=own.serves)
     return node.run(trainer, own.connect)

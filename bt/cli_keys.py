@@ -77,13 +77,21 @@ def make(
     max_samples: Annotated[
         int | None, typer.Option(help="How many scans it may say that it trains on.")
     ] = None,
+    observer: Annotated[
+        bool, typer.Option("--observer", help="Add no peer: who may ask, and takes no part.")
+    ] = False,
+    models: Annotated[
+        bool, typer.Option("--models", help="The observer may also fetch models.")
+    ] = False,
 ) -> None:
     """Write a roster: of one's own peer, to send to the others; or of all, from what they sent.
 
     [bold]bt roster make a.toml --keys hospital-a.key --address tcp://bt.a.example:7301
     --max-samples 200[/]
 
-    [bold]bt roster make roster.toml a.toml b.toml c.toml[/]
+    [bold]bt roster make office.toml --keys trial-office.key --observer --models[/]
+
+    [bold]bt roster make roster.toml a.toml b.toml c.toml office.toml[/]
     """
     from bt import roster
     from bt.files import write_atomic
@@ -91,22 +99,29 @@ def make(
 
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another name")
-    if keys is None and (name or address or max_samples is not None):
-        raise ConfigError("--name, --address and --max-samples are of the peer with --keys FILE")
-    members = [each for part in parts or () for each in roster.read(part).members.values()]
-    if keys is not None:
-        if max_samples is None:
-            raise ConfigError("--keys goes with --max-samples: the scans it may claim at most")
-        own = roster.Member(
-            name or keys.name.removesuffix(".key"),
-            address,
-            (KeyPair.read(keys).public,),
-            max_samples,
+    if keys is None and (name or address or max_samples is not None or observer):
+        raise ConfigError(
+            "--name, --address, --max-samples and --observer are of the peer with --keys FILE"
         )
-        members += roster.checked(own).members.values()
-    if not members:
+    if observer and (address or max_samples is not None):
+        raise ConfigError("an observer has neither --address nor --max-samples: it takes no part")
+    if models and not observer:
+        raise ConfigError("--models is for an --observer: peers fetch models anyway")
+    found = [roster.read(part) for part in parts or ()]
+    if keys is not None:
+        named, public = name or keys.name.removesuffix(".key"), (KeyPair.read(keys).public,)
+        if observer:
+            found.append(roster.checked(roster.Observer(named, public, models)))
+        elif max_samples is None:
+            raise ConfigError("--keys goes with --max-samples: the scans it may claim at most")
+        else:
+            found.append(roster.checked(roster.Member(named, address, public, max_samples)))
+    if not found:
         raise ConfigError("nothing to make a roster of: give --keys FILE, or the parts to join")
-    made = roster.roster_of(members)
+    made = roster.roster_of(
+        (each for part in found for each in part.members.values()),
+        (each for part in found for each in part.observers.values()),
+    )
     write_atomic(out, made.to_toml().encode())
     _tell(made)
 
@@ -126,7 +141,7 @@ def check(
     _tell(found)
     if keys is not None:
         public = KeyPair.read(keys).public
-        holder = found.holder(public)
+        holder = found.holder(public) or found.observer(public)
         if holder is None:
             raise ConfigError(f"no peer of {file} has the key of {keys}: {public}")
         typer.echo(f"{keys} is the key of {holder.name}")

@@ -336,6 +336,9 @@ def print_roster(console: Console, roster: Roster, doubts: Iterable[str]) -> Non
     for member in roster.members.values():
         address, keys = member.address or "–", Text("\n".join(member.keys))
         table.add_row(member.name, address, keys, str(member.max_samples))
+    for observer in roster.observers.values():
+        may = "observer, models too" if observer.models else "observer"
+        table.add_row(observer.name, may, Text("\n".join(observer.keys)), "–")
     console.print(table)
     for doubt in doubts:
         console.print(f"look: {doubt}", style="yellow", soft_wrap=True)

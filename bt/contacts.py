@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bt import roster as rosters
 from bt.config import ConfigError
-from bt.roster import Roster
+from bt.roster import Member, Observer, Roster
 from transports.base import Received, TransportError, valid_name
 from transports.endpoints import Ipc, Tcp, parse
 from transports.keys import KeyPair
@@ -50,7 +50,6 @@ class Contacts:
 
     def connect(self, max_message_bytes: int) -> ZeroMQTransport:
         """Listen, and connect to the others."""
-        members = self.roster.members if self.roster is not None else {}
         transport = _Rostered(
             self.name,
             self.listen,
@@ -59,10 +58,17 @@ class Contacts:
             max_message_bytes=max_message_bytes,
             insecure=self.insecure,
             keys=self.keys,
-            peer_keys={name: members[name].keys for name in self.others} if members else None,
+            peer_keys=None if self.roster is None else _keys_by_name(self.roster),
         )
         transport.contacts = self
         return transport
+
+    def serves(self, name: str) -> bool:
+        """Whether `name`, who asks from outside, may have models."""
+        if self.roster is None or name in self.roster.members:
+            return True
+        observer = self.roster.observers.get(name)
+        return observer is not None and observer.models
 
     def check_samples(self, samples: int) -> None:
         """Raise ConfigError if the others' rosters won't accept that many scans of this peer."""
@@ -106,16 +112,20 @@ class Contacts:
         if later:
             self.tell(f"To meet {', '.join(later)} as the roster says now, start this peer again.")
         before, after = _keys_by_name(self.roster), _keys_by_name(found)
-        for name in self.others:  # out first: a key may go from one to another
+        observers = {**self.roster.observers, **found.observers}
+        known = [*self.others, self.name, *observers]  # its own key: to ask from outside
+        for name in known:  # out first: a key may go from one to another
             transport.admit(name, before.get(name, set()) & after.get(name, set()))
-        for name in self.others:
+        for name in known:
             transport.admit(name, after.get(name, set()))
         self.samples_of |= {m.name: m.max_samples for m in found.members.values()}
         self.roster = found
 
 
 def _keys_by_name(roster: Roster) -> dict[str, set[str]]:
-    return {name: set(member.keys) for name, member in roster.members.items()}
+    """Of peers and observers."""
+    everybody: dict[str, Member | Observer] = {**roster.members, **roster.observers}
+    return {name: set(each.keys) for name, each in everybody.items()}
 
 
 class _Rostered(ZeroMQTransport):
@@ -161,6 +171,10 @@ def from_roster(
     """This peer is the one in the roster that has the key. Raises ConfigError, BadKey."""
     keys, roster = KeyPair.read(key_file), rosters.read(roster_file)
     own = roster.holder(keys.public)
+    if own is None and (observer := roster.observer(keys.public)) is not None:
+        raise ConfigError(
+            f"{key_file} is the key of {observer.name}, an observer: it may ask, not take part"
+        )
     if own is None:
         raise ConfigError(
             f"no peer of {roster_file} has the key of {key_file}: {keys.public}; add it there, "

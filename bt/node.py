@@ -122,6 +122,7 @@ class Node:
         config: Config,
         labels: LabelTable | None = None,  # None: what the model means is the caller's business
         samples_of: Mapping[str, int] | None = None,  # the most that each peer may claim
+        serves: Callable[[str], bool] = lambda name: True,  # models, to who asks from outside
     ) -> None:
         self.name = name
         self.others = tuple(others)
@@ -129,6 +130,7 @@ class Node:
         self._config = config
         self._labels = labels
         self._samples_of = {} if samples_of is None else samples_of
+        self._serves = serves
         self._description = describe(config, labels) if labels else {}
         self._runner: Runner | None = None
         self._stop_reason: str | None = None
@@ -174,6 +176,7 @@ class Node:
                 limits=Limits(message_limit(weights), samples_of=self._samples_of),
                 description=self._description,
                 differences=federation.compression != PLAIN,
+                serves=self._serves,
             )
             if self._stop_reason is not None:
                 self._runner.stop(self._stop_reason)

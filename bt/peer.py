@@ -111,7 +111,8 @@ def run(
     trainer = build_trainer(config, name, own, console)
     contacts.check_samples(trainer.samples)
     contacts.tell = lambda line: console.print(line, style="yellow", soft_wrap=True)
-    node = Node(name, sorted(contacts.others), out, config, own.labels, contacts.samples_of)
+    others, about = sorted(contacts.others), (contacts.samples_of, contacts.serves)
+    node = Node(name, others, out, config, own.labels, *about)
     with (
         stopping(node),
         contacts.rereading(),

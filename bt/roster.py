@@ -6,6 +6,11 @@
     keys = ["..."]                                # public ones; two while one replaces the other
     max_samples = 200                             # scans it may say that it trains on
 
+    [[observer]]                                  # may ask from outside, and takes no part
+    name = "trial-office"
+    keys = ["..."]
+    models = true                                 # may also fetch models; none: it may not
+
 The order of the peers does not matter. The fingerprint of a roster is what people compare.
 """
 
@@ -15,7 +20,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ MOST_SAMPLES = Limits(0).max_samples
 MOST_KEYS = 2  # of a peer
 _MOST_BYTES = 1 << 20
 _FIELDS = ("name", "address", "keys", "max_samples")
+_OBSERVER_FIELDS = ("name", "keys", "models")
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,20 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Observer:
+    """Who may ask how the federation is doing, and, with `models`, fetch what was trained."""
+
+    name: str
+    keys: tuple[str, ...]
+    models: bool = False
+
+
+@dataclass(frozen=True)
 class Roster:
-    """All peers, by name. Raises ConfigError where two can't be told apart."""
+    """All peers and observers, by name."""
 
     members: Mapping[str, Member]
+    observers: Mapping[str, Observer] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -54,8 +70,12 @@ class Roster:
         return " ".join(digest[at : at + 4] for at in range(0, 24, 4))
 
     def holder(self, key: str) -> Member | None:
-        """Whose public key this is."""
+        """The peer whose public key this is."""
         return next((each for each in self.members.values() if key in each.keys), None)
+
+    def observer(self, key: str) -> Observer | None:
+        """The observer whose public key this is."""
+        return next((each for each in self.observers.values() if key in each.keys), None)
 
     def addresses(self) -> dict[str, str | None]:
         """By name."""
@@ -73,6 +93,13 @@ class Roster:
                 f"max_samples = {member.max_samples}",
             ]
             entries.append("\n".join(["[[peer]]", *lines]) + "\n")
+        for _, observer in sorted(self.observers.items()):
+            lines = [
+                f'name = "{observer.name}"',
+                f"keys = {json.dumps(sorted(observer.keys))}",
+                f"models = {json.dumps(observer.models)}",
+            ]
+            entries.append("\n".join(["[[observer]]", *lines]) + "\n")
         return "\n".join(entries)
 
 
@@ -97,49 +124,84 @@ def parsed(text: str) -> Roster:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"not valid TOML: {exc}") from exc
-    entries = content.pop("peer", None)
+    peers, observers = content.pop("peer", []), content.pop("observer", [])
     if content:
-        raise ConfigError(f"unknown {next(iter(content))!a:.80}; it has [[peer]] tables alone")
-    if not isinstance(entries, list) or not entries:
+        raise ConfigError(
+            f"unknown {next(iter(content))!a:.80}; it has [[peer]] and [[observer]] tables alone"
+        )
+    if not isinstance(peers, list) or not (peers or observers):
         raise ConfigError("no [[peer]] in it")
-    return roster_of(_member(entry, number) for number, entry in enumerate(entries, start=1))
+    if not isinstance(observers, list):
+        raise ConfigError("observer is a list of tables, write [[observer]]")
+    return roster_of(
+        (_member(entry, number) for number, entry in enumerate(peers, start=1)),
+        (_observer(entry, number) for number, entry in enumerate(observers, start=1)),
+    )
 
 
-def roster_of(members: Iterable[Member]) -> Roster:
+def roster_of(members: Iterable[Member], observers: Iterable[Observer] = ()) -> Roster:
     """A roster of these. Raises ConfigError where two have a name, address or key in common."""
     found: dict[str, Member] = {}
+    watching: dict[str, Observer] = {}
     taken: dict[object, str] = {}
-    for member in members:
-        if member.name in found:
-            raise ConfigError(f"two peers are called {member.name}")
-        found[member.name] = member
-        places = [] if member.address is None else [parse(member.address)]
-        for thing in (*places, *member.keys):
+    everybody: list[Member | Observer] = [*members, *observers]
+    for each in everybody:
+        if each.name in found or each.name in watching:
+            raise ConfigError(f"two peers are called {each.name}")
+        address = None
+        if isinstance(each, Member):
+            found[each.name], address = each, each.address
+        else:
+            watching[each.name] = each
+        places = [] if address is None else [parse(address)]
+        for thing in (*places, *each.keys):
             if thing in taken:
                 what = "key" if isinstance(thing, str) else "address"
-                raise ConfigError(f"{taken[thing]} and {member.name} have the same {what}")
-            taken[thing] = member.name
-    return Roster(dict(sorted(found.items())))
+                raise ConfigError(f"{taken[thing]} and {each.name} have the same {what}")
+            taken[thing] = each.name
+    return Roster(dict(sorted(found.items())), dict(sorted(watching.items())))
 
 
-def checked(member: Member) -> Roster:
+def checked(own: Member | Observer) -> Roster:
     """A roster of this one, held to the rules of the file. Raises ConfigError."""
-    entry = {name: getattr(member, name) for name in _FIELDS} | {"keys": [*member.keys]}
-    return roster_of([_member(entry, 1)])
+    names = _FIELDS if isinstance(own, Member) else _OBSERVER_FIELDS
+    entry = {name: getattr(own, name) for name in names} | {"keys": [*own.keys]}
+    if isinstance(own, Member):
+        return roster_of([_member(entry, 1)])
+    return roster_of([], [_observer(entry, 1)])
 
 
 def _member(entry: Any, number: int) -> Member:
+    name, keys = _who(entry, "peer", number, _FIELDS)
+    cap = entry.get("max_samples")
+    if type(cap) is not int or not 1 <= cap <= MOST_SAMPLES:
+        raise ConfigError(f"max_samples of {name}: expected 1 to {MOST_SAMPLES}")
+    return Member(name, _address(name, entry.get("address")), keys, cap)
+
+
+def _observer(entry: Any, number: int) -> Observer:
+    name, keys = _who(entry, "observer", number, _OBSERVER_FIELDS)
+    models = entry.get("models", False)
+    if type(models) is not bool:
+        raise ConfigError(f"models of {name}: expected true or false")
+    return Observer(name, keys, models)
+
+
+def _who(
+    entry: Any, what: str, number: int, known: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]]:
+    """Name and keys of an entry, whose fields are the `known` ones."""
     if not isinstance(entry, dict):
-        raise ConfigError("peer is a list of tables, write [[peer]]")
-    if not valid_name(entry.get("name")):
+        raise ConfigError(f"{what} is a list of tables, write [[{what}]]")
+    name = entry.get("name")
+    if not valid_name(name):
         raise ConfigError(
-            f"peer {number} has no valid name: up to 64 of A-Z a-z 0-9 . _ -, the first a letter "
-            "or digit"
+            f"{what} {number} has no valid name: up to 64 of A-Z a-z 0-9 . _ -, the first a "
+            "letter or digit"
         )
-    name, address = entry["name"], entry.get("address")
-    for unknown in entry.keys() - set(_FIELDS):
-        raise ConfigError(f"{name} has an unknown {unknown!a:.80}; known: {', '.join(_FIELDS)}")
-    keys, cap = entry.get("keys"), entry.get("max_samples")
+    for unknown in entry.keys() - set(known):
+        raise ConfigError(f"{name} has an unknown {unknown!a:.80}; known: {', '.join(known)}")
+    keys = entry.get("keys")
     if not isinstance(keys, list) or not all(map(valid_key, keys)) or not keys:
         raise ConfigError(
             f"the keys of {name}: expected a list of public keys, 40 characters each, as "
@@ -147,9 +209,7 @@ def _member(entry: Any, number: int) -> Member:
         )
     if len(keys) > MOST_KEYS or len(set(keys)) < len(keys):
         raise ConfigError(f"{name} may have one key, or two different ones while it changes")
-    if type(cap) is not int or not 1 <= cap <= MOST_SAMPLES:
-        raise ConfigError(f"max_samples of {name}: expected 1 to {MOST_SAMPLES}")
-    return Member(name, _address(name, address), tuple(keys), cap)
+    return name, tuple(keys)
 
 
 def _address(name: str, address: Any) -> str | None:
@@ -206,4 +266,9 @@ def differences(old: Roster, new: Roster) -> list[str]:
             lines.append(f"{name}: address {was} → {now}")
         if before.max_samples != member.max_samples:
             lines.append(f"{name}: max_samples {before.max_samples} → {member.max_samples}")
+    lines += [f"observer {name} is out" for name in old.observers if name not in new.observers]
+    for name, observer in new.observers.items():
+        if observer != old.observers.get(name):
+            may = "may fetch models" if observer.models else "may not fetch models"
+            lines.append(f"observer {name}: {', '.join(observer.keys)}, {may}")
     return lines

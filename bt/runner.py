@@ -17,6 +17,7 @@ from typing import Any
 
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
+from bt.desk import Desk
 from bt.eventlog import Log
 from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
@@ -69,6 +70,7 @@ class Runner:
         limits: messages.Limits,
         description: dict[str, Any] | None = None,
         differences: bool = False,
+        serves: Callable[[str], bool] = lambda name: True,
         rule: Callable[[], MergeRule] = WeightedMean,
         clock: Callable[[], float] = time.monotonic,
         workers: Callable[[], Executor] = lambda: ThreadPoolExecutor(2),
@@ -89,6 +91,7 @@ class Runner:
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
         self._served: FlatWeights | None = None  # the snapshot, once it is on the shelf
         self._shelf = Shelf(differences=differences)
+        self._desk = Desk(peer, self._shelf, transport, limits, log, serves)
         self._bases = Bases()
         self._job: Future[Any] | None = None
         self._saving: Future[float] | None = None
@@ -173,6 +176,9 @@ class Runner:
         sender = received.sender
         size = sum(len(frame) for frame in received.frames)
         self._totals["bytes_in"] += size
+        if received.reply_to is not None:
+            self._totals["bytes_out"] += self._desk.answer(received, self._clock())
+            return
         try:
             message = self._gate.take(received, self._clock())
         except messages.MessageError as exc:

@@ -25,7 +25,7 @@ from transports.inproc import Faults, Network
 
 EVENTS = {
     "start", "ping", "version", "pull", "weights", "merge", "fit", "persist", "reject", "gone",
-    "limit", "end",
+    "limit", "outside", "end",
 }  # fmt: skip
 ROUNDS = 30  # enough to be interrupted twice
 SMALL = [

@@ -9,6 +9,7 @@ from typing import Protocol, TypeGuard
 
 Frame = bytes | bytearray | memoryview
 
+OUTSIDER = "observer"  # how who asks from outside is called where there are no keys
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -44,10 +45,15 @@ class Unwelcome(PeerGone):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One whole message: who sent it (as the transport authenticated it) and its frames."""
+    """One whole message: who sent it (as the transport authenticated it) and its frames.
+
+    `reply_to` is set if the sender is no peer at this moment, but asks from outside: an observer,
+    or somebody with a peer's key beside the peer itself. Answers are sent there.
+    """
 
     sender: str
     frames: tuple[memoryview, ...]
+    reply_to: str | None = None
 
 
 class Transport(Protocol):

@@ -18,10 +18,13 @@ from typing import NamedTuple
 import zmq
 from zmq.utils import z85
 
-from transports.base import TransportError
+from transports.base import OUTSIDER, TransportError
 from transports.keys import BadKey, KeyPair, valid_key
 
 _DOOR = "inproc://zeromq.zap.01"  # where libzmq asks (ZeroMQ RFC 27)
+
+
+OUTSIDE = b"~"  # a routing id that begins so: who asks from outside, and is no peer meanwhile
 
 
 class Origin(NamedTuple):
@@ -31,14 +34,19 @@ class Origin(NamedTuple):
     key: str
 
 
+def _outsiders() -> bytes:
+    """A new routing id; text, for it is also where answers are sent."""
+    return OUTSIDE + secrets.token_hex(16).encode()
+
+
 class Anyone:
     """Without keys: nothing is encrypted, and a peer's name is its routing id."""
 
     overhead_bytes = 0  # of a frame
     secure = False
 
-    def __init__(self, me: str, peers: Collection[str]) -> None:
-        self._me = me
+    def __init__(self, me: str, peers: Collection[str], *, outside: bool) -> None:
+        self._routing_id = _outsiders() if outside else me.encode()
         self._peers = peers
 
     def serve(self, socket: zmq.Socket[bytes]) -> None:
@@ -46,10 +54,12 @@ class Anyone:
 
     def call(self, socket: zmq.Socket[bytes], key: str) -> None:
         """Make this a socket that connects to the holder of `key`."""
-        socket.setsockopt_string(zmq.ROUTING_ID, self._me)
+        socket.setsockopt(zmq.ROUTING_ID, self._routing_id)
 
     def who(self, routing_id: zmq.Frame) -> Origin | None:
         """Whom a message on a ROUTER is from, by its first frame. None: nobody we know."""
+        if routing_id.bytes.startswith(OUTSIDE):
+            return Origin(OUTSIDER, "")
         name = routing_id.bytes.decode("ascii", errors="replace")
         return Origin(name, "") if name in self._peers else None
 
@@ -70,14 +80,17 @@ class Curve:
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
+        me: str,
         own: KeyPair,
-        peers: Collection[str],
         peer_keys: Mapping[str, Collection[str]],
+        *,
+        outside: bool,
     ) -> None:
         if not zmq.has("curve"):
             raise TransportError("this libzmq can't do CURVE: install pyzmq from a wheel")
+        self._me = me
         self._own = own
-        self._peers = peers
+        self._outside = outside
         self._names: dict[str, str] = {}  # by key; replaced, not changed: a thread reads it
         for name, keys in peer_keys.items():
             self.admit(name, keys)
@@ -99,7 +112,8 @@ class Curve:
         socket.setsockopt_string(zmq.CURVE_SERVERKEY, key)
         socket.setsockopt_string(zmq.CURVE_PUBLICKEY, self._own.public)
         socket.setsockopt_string(zmq.CURVE_SECRETKEY, self._own.secret)
-        socket.setsockopt(zmq.ROUTING_ID, b"r" + secrets.token_bytes(16))
+        drawn = _outsiders() if self._outside else b"r" + secrets.token_bytes(16)
+        socket.setsockopt(zmq.ROUTING_ID, drawn)
 
     def who(self, routing_id: zmq.Frame) -> Origin | None:
         try:
@@ -114,13 +128,11 @@ class Curve:
 
     def admit(self, name: str, keys: Collection[str]) -> None:
         """From now on `name` is whoever holds one of `keys`. Raises TransportError."""
-        if name not in self._peers:
-            raise TransportError(f"{name} is not a peer of this federation")
         names = {key: holder for key, holder in self._names.items() if holder != name}
         for key in keys:
             if not valid_key(key):
                 raise BadKey(f"a key of {name} is none: expected 40 characters of Z85")
-            if key == self._own.public:
+            if key == self._own.public and name != self._me:
                 raise BadKey(f"{name} has the same key as this peer")
             if names.setdefault(key, name) != name:
                 raise BadKey(f"{name} and {names[key]} have the same key")

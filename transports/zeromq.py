@@ -24,12 +24,13 @@ from zmq.utils.monitor import recv_monitor_message
 
 from transports import parts
 from transports.base import Frame, PeerGone, Received, TransportError, Unwelcome, valid_name
-from transports.curve import Anyone, Curve, Origin
+from transports.curve import OUTSIDE, Anyone, Curve, Origin
 from transports.door import Door
 from transports.endpoints import Ipc, Tcp, parse
 from transports.keys import KeyPair
 from transports.links import EVENTS, Link
 from transports.malloc import keep_freed_memory
+from transports.sockets import new_socket
 
 _MESSAGE, _HELLO = b"m", b"h"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
@@ -51,6 +52,9 @@ class ZeroMQTransport:
     public keys `peer_keys` has for it; `admit` changes them. A peer has several while it changes
     from one to another: a connection is tried with each. One without any is shut out.
 
+    Who asks from `outside` takes no calls, and is no peer, whosever name and key it has. What it
+    sends has a `reply_to`. Who has keys in `peer_keys` but is no peer may ask so alone.
+
     Raises TransportError if an address or a key is not usable, and for an address that other
     machines can reach unless there are keys or `insecure` is set.
     """
@@ -61,6 +65,7 @@ class ZeroMQTransport:
         listen: str,
         peers: Mapping[str, str | None],
         *,
+        outside: bool = False,
         announce: str | None = None,
         max_message_bytes: int = 1 << 30,
         insecure: bool = False,
@@ -70,12 +75,13 @@ class ZeroMQTransport:
         for name in (me, *peers):
             if not valid_name(name):
                 raise TransportError(f"{name!r} can't name a peer")
-        if me in peers:
+        if me in peers and not outside:
             raise TransportError(f"peer {me} is among its own peers")
         if peer_keys is not None and keys is None:
             raise TransportError("keys of the peers are of no use without one's own")
         self.me = me
         self.peers = tuple(sorted(peers))
+        self._outside = outside
         self._insecure = insecure
         self._max_message_bytes = max_message_bytes
         self._addresses = {
@@ -89,9 +95,9 @@ class ZeroMQTransport:
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
         self._door = Door()
         try:
-            self._ends: Anyone | Curve = Anyone(me, self.peers)
+            self._ends: Anyone | Curve = Anyone(me, self.peers, outside=outside)
             if keys is not None:
-                self._ends = Curve(self._context, keys, self.peers, peer_keys or {})
+                self._ends = Curve(self._context, me, keys, peer_keys or {}, outside=outside)
             self._open(own, announce)
         except BaseException:
             self.close(linger_s=0)
@@ -112,11 +118,13 @@ class ZeroMQTransport:
         self._router = self._socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a new connection replaces a dead one
-        self.endpoint = self._bind(self._router, own)  # with the port, if any free one was asked
+        self.endpoint = "" if self._outside else self._bind(self._router, own)  # with its port
         self._poller.register(self._router, zmq.POLLIN)
 
         self._publisher = self._socket(zmq.PUB)
-        if isinstance(own, Ipc):
+        if self._outside:
+            self._hello = [_HELLO, b""]
+        elif isinstance(own, Ipc):
             self._bind(self._publisher, own.pub)
             self._hello = [_HELLO, _BESIDE]
         else:
@@ -129,19 +137,7 @@ class ZeroMQTransport:
             self._connect(name)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
-        made = self._context.socket(kind)
-        made.setsockopt(zmq.MAXMSGSIZE, self._max_message_bytes + self._ends.overhead_bytes)
-        made.setsockopt(zmq.RCVHWM, 32)  # messages per connection; the rest waits at the sender
-        made.setsockopt(zmq.RECONNECT_IVL, 100)  # ms, doubling up to
-        made.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        made.setsockopt(zmq.CONNECT_TIMEOUT, 5000)
-        # For half-open connections. Not libzmq's heartbeats: they end the process if the other end
-        # hangs up while we have not read what it sent (4.3.5, "!_io_error").
-        made.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        made.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)  # s
-        made.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
-        made.setsockopt(zmq.TCP_MAXRT, 60_000)  # ms, for what is on its way
-        return made
+        return new_socket(self._context, kind, self._max_message_bytes + self._ends.overhead_bytes)
 
     def _bind(self, made: zmq.Socket[bytes], where: Tcp | Ipc) -> str:
         self._ends.serve(made)
@@ -230,7 +226,8 @@ class ZeroMQTransport:
         before = self._ends.keys(name)
         self._ends.admit(name, keys)
         valid = self._ends.keys(name)
-        self._connect(name)
+        if name in self._ways:
+            self._connect(name)
         if name in self._routes and self._routes[name][0].key not in valid:
             del self._routes[name]
         if name in self._published_at and self._published_at[name][0].key not in valid:
@@ -245,14 +242,17 @@ class ZeroMQTransport:
 
     def send(self, to: str, frames: Sequence[Frame]) -> None:
         self._check_open()
-        if to not in self.peers:
+        route = self._routes[to][1] if to in self._routes else None
+        if to.startswith("~"):
+            route = to.encode("latin-1")  # a Received.reply_to
+        elif to not in self._ways:
             raise PeerGone(to, "not a peer of this federation")
-        ways = self._ways[to]
+        ways = self._ways.get(to, [None])
         for way in ways:
             if way is not None and (way.connected or self._is_connected(way)):
                 over, message = way.dealer, [_MESSAGE, *frames]
-            elif way is None and to in self._routes:
-                over, message = self._router, [self._routes[to][1], _MESSAGE, *frames]
+            elif way is None and route is not None:
+                over, message = self._router, [route, _MESSAGE, *frames]
             else:
                 continue
             try:
@@ -355,21 +355,27 @@ class ZeroMQTransport:
             got = parts.receive(ready)
         except zmq.Again:
             return None
+        reply_to = None
         if ready is self._router:
             first = got.pop(0)
-            sender = self._ends.who(first)
+            sender, route = self._ends.who(first), first.bytes
             if sender is None:
                 return None
-            route = first.bytes
-            self._routes[sender.name] = (sender, route)
+            if route.startswith(OUTSIDE):
+                reply_to = route.decode("latin-1")
+            elif sender.name in self._ways:
+                self._routes[sender.name] = (sender, route)
+            else:
+                return None
         else:
             sender = self._senders[ready]
         tag, *frames = [part.buffer for part in got] or [memoryview(b"")]
         if tag == _MESSAGE:
-            return Received(sender.name, tuple(frames))
+            return Received(sender.name, tuple(frames), reply_to)
         if tag == _HELLO and len(frames) == 1:
-            with suppress(zmq.ZMQError, TransportError):  # it is only a hint
-                self._hear(sender, bytes(frames[0]))
+            if reply_to is None:
+                with suppress(zmq.ZMQError, TransportError):  # it is only a hint
+                    self._hear(sender, bytes(frames[0]))
             if ready is self._router:
                 self._greet(ready, route)
         return None

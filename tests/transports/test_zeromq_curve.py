@@ -338,7 +338,6 @@ B, C = KeyPair.new(), KeyPair.new()
         ("b", ["0" * 40], "a key of b is none"),
         ("b", [B.public, C.public], "(b and c|c and b) have the same key"),
         ("b", None, "b has the same key as this peer"),
-        ("d", [B.public], "d is not a peer"),
     ],
 )
 def test_keys_that_can_not_be(join, keys, name, theirs, line):
