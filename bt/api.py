@@ -1,7 +1,7 @@
 """A peer from Python, in a few lines: any torch module, any data, no bt command.
 
-trainer = ModuleTrainer(model, batches, loss, samples=len(data))
-outcome = join("A", trainer, "tcp://127.0.0.1:7301", {"B": "tcp://127.0.0.1:7302"}, "runs/A")
+federation = bt.Federation("A", "tcp://127.0.0.1:7301", {"B": "tcp://127.0.0.1:7302"})
+outcome = federation.train(model, batches, loss, samples=len(data))
 outcome.aggregated.load_into(model)
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -77,33 +78,54 @@ class ModuleTrainer:
         """Scores are the user's business: the model is in `Outcome.aggregated`."""
 
 
-def join(
-    name: str,
-    trainer: Trainer,
-    listen: str | None = None,
-    peers: Mapping[str, str] | None = None,
-    out: Path | str | None = None,
-    *,
-    roster: Path | str | None = None,
-    keys: Path | str | None = None,
-    rounds: int = 8,
-    epochs: int = 2,
-    insecure: bool = False,
-) -> Outcome:
-    """Be the peer `name` until all are done; called again with the same `out`, go on.
+@dataclass
+class Federation:
+    """One peer, called `name`, of a federation.
 
     With the files `roster` and `keys` everything is encrypted, and the others are who the roster
     says (docs/security.rst). Without, on one machine, `peers` are their addresses by name. `out`
-    is runs/NAME if not given. Raises ConfigError and TransportError where an address, a key or
-    the roster can't be used.
+    is runs/NAME if not given.
     """
-    roster = None if roster is None else Path(roster)
-    keys = None if keys is None else Path(keys)
-    addresses = [f"{other}={address}" for other, address in (peers or {}).items()]
-    own = contacts.of(roster, keys, name, listen, addresses, None, insecure=insecure)
-    own.check_samples(trainer.samples)
-    config = change(Config(), {"rounds": rounds, "epochs": epochs})
-    folder = Path("runs") / name if out is None else Path(out)
-    others = sorted(own.others)
-    node = Node(name, others, folder, config, samples_of=own.samples_of, serves=own.serves)
-    return node.run(trainer, own.connect)
+
+    name: str
+    listen: str | None = None
+    peers: Mapping[str, str] = field(default_factory=dict)
+    out: Path | str | None = None
+    roster: Path | str | None = None
+    keys: Path | str | None = None
+    rounds: int = 8
+    epochs: int = 2
+    insecure: bool = False
+
+    def train(
+        self,
+        model: nn.Module,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        samples: int,
+        *,
+        learning_rate: float = 1e-3,
+    ) -> Outcome:
+        """`join` with a ModuleTrainer of these."""
+        trainer = ModuleTrainer(model, batches, loss, samples, learning_rate=learning_rate)
+        return self.join(trainer)
+
+    def join(self, trainer: Trainer) -> Outcome:
+        """Be this peer until all are done; called again with the same `out`, go on.
+
+        Raises ConfigError and TransportError where an address, a key or the roster can't be used.
+        """
+        roster = None if self.roster is None else Path(self.roster)
+        keys = None if self.keys is None else Path(self.keys)
+        addresses = [f"{other}={address}" for other, address in self.peers.items()]
+        own = contacts.of(
+            roster, keys, self.name, self.listen, addresses, None, insecure=self.insecure
+        )
+        own.check_samples(trainer.samples)
+        config = change(Config(), {"rounds": self.rounds, "epochs": self.epochs})
+        folder = Path("runs") / self.name if self.out is None else Path(self.out)
+        others = sorted(own.others)
+        node = Node(
+            self.name, others, folder, config, samples_of=own.samples_of, serves=own.serves
+        )
+        return node.run(trainer, own.connect)

@@ -11,6 +11,7 @@ import typer
 from bt import __version__
 from bt import options as opt
 from bt.cli_keys import keys_app, roster_app
+from bt.cli_model import evaluate, export, predict
 from bt.config import Config
 from bt.experiment.cli import app as experiment_app
 from bt.report.cli import report
@@ -203,94 +204,9 @@ def peer(
     raise typer.Exit(one_peer.run(settings, own, part, out, make_console()))
 
 
-@app.command("eval", cls=opt.Command)
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
-    data: Annotated[str, typer.Option("--data", metavar="DIR", help="Folder of labelled scans.")],
-    surface: Annotated[
-        bool, typer.Option("--surface", help="Also HD95 and mean surface distance, in mm.")
-    ] = False,
-    held_out: Annotated[
-        bool,
-        typer.Option(
-            "--held-out", help="Only the test scans of the model's run, by its results.json."
-        ),
-    ] = False,
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A line per scan and structure.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
-    network: opt.Model = None,
-    device: opt.Device = None,
-) -> None:
-    """Score a model on labelled scans: Dice per structure and scan.
-
-    [bold]bt eval runs/demo/aggregated.safetensors --data brains[/]
-
-    It scores all labelled scans of the folder, those that the model was trained on included;
-    with --held-out those alone that its run kept for testing.
-    """
-    from json import dumps
-
-    from bt import inference
-    from bt.console import make_console, print_scores
-
-    opt.refuse_overwriting(csv, model)
-    console = make_console(to_stderr=json)
-    loaded = inference.load_model(model, network, device or "auto")
-    with console.status("Evaluating") as status:
-        metrics, bad = inference.evaluate_folder(
-            loaded,
-            Path(data),
-            only=inference.held_out(model) if held_out else None,
-            surface=surface,
-            progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
-        )
-    for one in bad:
-        console.print(f"left out: {one}", style="yellow", soft_wrap=True)
-    if csv is not None:
-        inference.write_scores(csv, metrics)
-    scores = inference.to_json(metrics)
-    if json:
-        typer.echo(dumps(scores, indent=2))
-    else:
-        print_scores(console, scores)
-
-
-@app.command(cls=opt.Command)
-def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model file of a run.")],
-    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A NIfTI or MGZ scan.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="SEG.nii.gz", help="Where to.")],
-    csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Volume of every structure, in ml.")
-    ] = None,
-    network: opt.Model = None,
-    device: opt.Device = None,
-) -> None:
-    """Segment a scan, in its own geometry, with the label numbers the model was trained on.
-
-    Research software, not a medical device.
-
-    [bold]bt predict runs/demo/aggregated.safetensors T1.nii.gz -o seg.nii.gz[/]
-    """
-    from bt import inference
-    from bt.console import make_console, print_paths
-
-    opt.refuse_overwriting(csv, model, scan)
-    if not out.name.endswith((".nii.gz", ".nii")):
-        raise typer.BadParameter(f"{out}: expected a name ending in .nii.gz or .nii")
-    console = make_console()
-    loaded = inference.load_model(model, network, device or "auto")
-    with console.status("Segmenting"):
-        volumes = inference.predict(loaded, scan, out)
-    if csv is not None:
-        inference.write_csv(
-            csv, ["structure", "ml"], [[n, round(v, 4)] for n, v in volumes.items()]
-        )
-    print_paths(console, [("segmentation", out), *([("volumes", csv)] if csv else [])])
-
-
+app.command("eval", cls=opt.Command)(evaluate)
+app.command(cls=opt.Command)(predict)
+app.command(cls=opt.Command)(export)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich import progress as bar
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -237,6 +238,19 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
     table.add_section()
     add("mean", aggregated["dice"], [peer["dice"] for peer in scored.values()], "bold")
     console.print(table)
+
+
+def progress_bar(console: Console) -> bar.Progress:
+    """For long work with a known end; tells the time left."""
+    return bar.Progress(
+        bar.TextColumn("{task.description}"),
+        bar.BarColumn(),
+        bar.MofNCompleteColumn(),
+        bar.TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def print_paths(console: Console, paths: Iterable[tuple[str, Path]]) -> None:

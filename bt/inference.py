@@ -1,20 +1,18 @@
-"""Using a trained model: segment scans (bt predict), score it on labelled ones (bt eval).
+"""Using a trained model: load it, segment a volume, score it on labelled scans (bt eval).
 
-Both answer on the scan's own grid: shape, orientation and voxel size are those of its file.
+It answers on the scan's own grid: shape, orientation and voxel size are those of its file.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 import torch
 from torch import nn
 
@@ -22,7 +20,7 @@ from bt import rundir
 from bt.data.checks import TOO_LARGE, BadScan, ScanError, read_label_map
 from bt.data.labels import LabelError, LabelTable
 from bt.data.layouts import find_scans
-from bt.data.scan import DataError, Scan, strip_nifti
+from bt.data.scan import DataError, Scan
 from bt.data.volumes import Classes, Volume, prepare, to_scan_grid
 from bt.evaluation import Metrics, ScanScores, score, segment
 from bt.files import write_atomic
@@ -43,13 +41,20 @@ class Model:
 
     def segment(self, volume: Volume) -> Classes:
         """Classes on the grid of the scan's file. Raises ScanError where memory is too small."""
-        try:
+        with enough_memory(volume):
             found = segment(self.network, volume, self.view, self.precision)
             return to_scan_grid(found, volume)
-        except (MemoryError, RuntimeError) as exc:
-            if not ran_out_of_memory(exc):
-                raise
-            raise ScanError(f"{volume.id}: {TOO_LARGE}") from exc
+
+
+@contextmanager
+def enough_memory(volume: Volume) -> Iterator[None]:
+    """Where it runs out: ScanError, which names the scan."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as exc:
+        if not ran_out_of_memory(exc):
+            raise
+        raise ScanError(f"{volume.id}: {TOO_LARGE}") from exc
 
 
 def load_model(path: Path, factory: str | None = None, device: str = "auto") -> Model:
@@ -64,35 +69,6 @@ def load_model(path: Path, factory: str | None = None, device: str = "auto") -> 
     precision = Precision(where, torch.float32, "float32 gives the same result everywhere")
     network = network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(network.eval(), labels, view, spacing_mm, precision)
-
-
-def predict(model: Model, scan: Path, out: Path) -> dict[str, float]:
-    """Segment one scan into `out` (NIfTI). Returns the volume of each structure in ml.
-
-    Raises ScanError.
-    """
-    if out.exists() and scan.exists() and out.samefile(scan):
-        raise DataError(f"{out} is the scan itself; choose another name for the segmentation")
-    volume = prepare(Scan(strip_nifti(scan.name), scan), None, model.spacing_mm)
-    classes = model.segment(volume)
-    stored = volume.stored
-    labels = model.labels.to_labels(classes)
-    kind = np.int16 if labels.max() < 1 << 15 else np.int32
-    image = nib.Nifti1Image(labels.astype(kind), stored.affine)  # type: ignore[no-untyped-call]
-    source = nib.load(scan)
-    if isinstance(source, nib.Nifti1Image):  # same codes, or a viewer may not overlay them
-        for get, put in (("get_qform", "set_qform"), ("get_sform", "set_sform")):
-            try:
-                affine, code = getattr(source, get)(coded=True)
-                getattr(image, put)(affine, int(code))
-            except (ValueError, ArithmeticError):
-                continue  # a broken form of the scan; the one nibabel placed it by is kept
-    content = image.to_bytes()
-    write_atomic(out, gzip.compress(content, 1, mtime=0) if out.suffix == ".gz" else content)
-    ml = float(abs(np.linalg.det(stored.affine[:3, :3]))) / 1000
-    counts = np.bincount(classes.ravel(), minlength=model.labels.classes)
-    names = model.labels.structures[1:]
-    return {name: int(n) * ml for name, n in zip(names, counts[1:], strict=True)}
 
 
 def evaluate_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,8 @@ class Group(_PlainFlags, TyperGroup):
     """A command of commands."""
 
 
+NIFTI = (".nii.gz", ".nii")
+REPORT_EXTRA = "pip install 'braintorrent[report]'"
 _DATA, _NETWORK, _RUN = "Scans", "Network and training", "Federation"
 
 ConfigFile = Annotated[
@@ -318,6 +321,12 @@ def defaults(data: str | None, config: Path | None, ranks: int) -> Config:
     if ranks > 1:
         settings |= {"peers": ranks, "transport": "mpi"}
     return configs.change(Config(), settings)
+
+
+def missing_for_pictures() -> str | None:
+    """What to say where the packages that draw are not there."""
+    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
+    return f"it takes {' and '.join(missing)}: {REPORT_EXTRA}" if missing else None
 
 
 def refuse_overwriting(output: Path | None, *inputs: Path) -> None:

@@ -211,17 +211,17 @@ def test_predict_keeps_the_geometry(
     story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = story.cohort / "imagesTr" / "blob_0.nii.gz"
-    out, volumes = tmp_path / "seg.nii.gz", tmp_path / "volumes.csv"
+    out, volumes = tmp_path / "seg.nii.gz", tmp_path / "volumes.tsv"
     model = story.out / "aggregated.safetensors"
-    args = ("predict", model, scan, "-o", out, "--csv", volumes, "--device", "cpu")
+    args = ("predict", model, scan, "-o", out, "--volumes", volumes, "--device", "cpu")
     assert in_this_process(monkeypatch, *args) == 0
     found, source = nib.load(out), nib.load(scan)
     assert found.shape == source.shape
     np.testing.assert_array_equal(found.affine, source.affine)
     assert set(np.unique(found.dataobj)) <= {0, 1, 2}
-    assert [line.rpartition(",")[0] for line in volumes.read_text().splitlines()] == [
-        "structure", *STRUCTURES,
-    ]  # fmt: skip
+    head, row = (line.split("\t") for line in volumes.read_text().splitlines())
+    assert head == ["scan", *(f"{name} (ml)" for name in STRUCTURES)]
+    assert row[0] == "blob_0"
 
 
 # Threads of one process -----------------------------------------------------------------------

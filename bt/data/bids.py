@@ -23,7 +23,7 @@ PREFERRED = ("aparcaseg", "aseg", "")
 
 def find(root: Path) -> tuple[list[Scan], LabelTable | None] | None:
     """Scans and, where a `dseg.tsv` states it, their label table; None if this isn't BIDS."""
-    images = sorted(_anat(root, "T1w"))
+    images = t1w_images(root)
     label_maps = sorted(_anat(root, "dseg"))
     for derivative in sorted(root.glob("derivatives/*")):
         images += sorted(_anat(derivative, "T1w"))
@@ -54,6 +54,11 @@ def find(root: Path) -> tuple[list[Scan], LabelTable | None] | None:
         if session not in labelled
     ]
     return scans, _stated_labels(root, sorted(taken))
+
+
+def t1w_images(root: Path) -> list[Path]:
+    """The T1-weighted scans as acquired: none of what was derived from them."""
+    return sorted(_anat(root, "T1w"))
 
 
 def participants(root: Path) -> dict[str, dict[str, str]]:

@@ -99,13 +99,18 @@ class LabelTable:
         wanted = np.array(sorted(_sensible(ids) - {0}), np.int64)
         return 1 - len(self.unknown_ids(wanted)) / max(len(wanted), 1)
 
-    def to_labels(self, classes: Classes) -> NDArray[np.int32]:
-        """The label number that stands for each class, same shape, for writing a segmentation."""
+    @property
+    def numbers(self) -> NDArray[np.int32]:
+        """The label number that stands for each class, (classes,)."""
         representative = np.zeros(self.classes, np.int32)
         for first, _, structure in reversed(self.ranges):
             representative[structure] = first
         representative[0] = 0
-        return representative[classes]
+        return representative
+
+    def to_labels(self, classes: Classes) -> NDArray[np.int32]:
+        """The label number that stands for each class, same shape, for writing a segmentation."""
+        return self.numbers[classes]
 
     def as_json(self) -> dict[str, Any]:
         """For a model's metadata; `from_json` reads it."""

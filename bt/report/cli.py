@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,6 @@ import typer
 from rich.console import Console
 
 from bt import options as opt
-
-_EXTRA = "pip install 'braintorrent[report]'"
-_NEEDED = ("matplotlib", "jinja2")
 
 
 def report(
@@ -28,8 +24,8 @@ def report(
     from bt.console import make_console, print_paths
     from bt.report.study import ReportError
 
-    if missing := _missing():
-        raise ReportError(f"bt report needs {' and '.join(missing)}: {_EXTRA}")
+    if why := opt.missing_for_pictures():
+        raise ReportError(f"no report: {why}")
     from bt.report.page import write_report
 
     console = make_console()
@@ -45,8 +41,8 @@ def report_of_run(folder: Path, network: str | None, console: Console) -> Path |
 
     The run's results are on disk by now: whatever is wrong here must not make it a failed one.
     """
-    if _missing():
-        console.print(f"No report.html: it takes {_EXTRA}, then bt report {folder}",
+    if why := opt.missing_for_pictures():
+        console.print(f"No report.html: {why}, then bt report {folder}",
                       style="dim", soft_wrap=True)  # fmt: skip
         return None
     from bt.errors import printable
@@ -60,7 +56,3 @@ def report_of_run(folder: Path, network: str | None, console: Console) -> Path |
         console.print(f"No report.html ({why}); the run itself is whole",
                       style="yellow", soft_wrap=True)  # fmt: skip
         return None
-
-
-def _missing() -> list[str]:
-    return [name for name in _NEEDED if find_spec(name) is None]

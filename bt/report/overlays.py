@@ -6,7 +6,7 @@ radiological convention: the patient's right is on the left, from the front, fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from bt.data.scan import DataError
 from bt.data.volumes import Classes, Volume
 from bt.evaluation import segment
 from bt.inference import Model, load_model
+from bt.lookup import structure_colours
 from bt.modelfile import BadModelFile
 from bt.precision import ran_out_of_memory
 from bt.report import style
@@ -125,7 +126,7 @@ def _overlays(study: Study, network: str | None, quick: bool) -> Overlays:
             missing="No segmentations to look at: this network takes long for scans of this "
             f"size; bt report {study.folder} makes them."
         )
-    colours = style.structure_colours(model.labels.classes - 1)
+    colours = structure_colours(model.labels.classes - 1)
     pictures = [
         _picture(rank, scores[scan], volume, model, colours)
         for (rank, scan), volume in zip(wanted.items(), loaded.volumes, strict=True)
@@ -164,7 +165,7 @@ def _picture(
     assert truth is not None  # load_volumes was given a table
     assert dice is not None  # or the scan had not been chosen
     predicted = segment(model.network, volume, model.view, model.precision)
-    figure = draw(volume, truth, predicted, colours)
+    figure = draw(volume, {"truth": truth, "prediction": predicted}, colours)
     title = f"{rank.capitalize()}: {style.short(volume.id)}, Dice {dice:.3f}"
     caption = "Scan, truth and prediction; axial, coronal and sagittal."
     alt = (
@@ -174,23 +175,24 @@ def _picture(
     return Picture(f"scan-{rank}", title, caption, alt, style.to_png(figure))
 
 
-def draw(volume: Volume, truth: Classes, predicted: Classes, colours: list[str]) -> Figure:
-    """Rows are planes, through where there is most to see; columns scan, truth, prediction."""
+def draw(volume: Volume, label_maps: Mapping[str, Classes], colours: Sequence[str]) -> Figure:
+    """Rows are planes, through where there is most to see in the first of `label_maps`; columns
+    the scan, and the scan beneath each of these."""
     size_mm = np.multiply(volume.image.shape, volume.spacing_mm)
     heights = [float(size_mm[p.up] / size_mm[p.across]) for p in PLANES]
     width = 1.4  # inches of a column
-    figure = Figure(figsize=(3 * width, width * sum(heights) + 0.3))
+    columns: dict[str, Classes | None] = {"scan": None, **label_maps}
+    figure = Figure(figsize=(len(columns) * width, width * sum(heights) + 0.3))
     grid = figure.subplots(
-        3, 3, squeeze=False,
+        3, len(columns), squeeze=False,
         gridspec_kw={"height_ratios": heights, "wspace": 0.03, "hspace": 0.03,
                      "left": 0, "right": 1, "bottom": 0, "top": 0.95},
     )  # fmt: skip
     brightest = max(float(np.percentile(volume.image, 99.8)), 1e-6)
     for row, plane in zip(grid, PLANES, strict=True):
-        at = _fullest(truth, plane.axis)
+        at = _fullest(next(iter(label_maps.values())), plane.axis)
         scan = as_picture(volume.image, plane, at) / brightest
-        label_maps = (None, truth, predicted)
-        for axes, label_map in zip(row, label_maps, strict=True):
+        for axes, label_map in zip(row, columns.values(), strict=True):
             found = None if label_map is None else as_picture(label_map, plane, at)
             _show(axes, plane, scan, found, size_mm, colours)
         _scale_bar(row[0], float(size_mm[plane.across]))
@@ -198,7 +200,7 @@ def draw(volume: Volume, truth: Classes, predicted: Classes, colours: list[str])
             0.02, 0.98, plane.name, transform=row[0].transAxes, color="white", fontsize=7.5,
             va="top", ha="left", path_effects=_EDGED,
         )  # fmt: skip
-    for axes, name in zip(grid[0], ("scan", "truth", "prediction"), strict=True):
+    for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(name, fontsize=9.5, loc="center")
     return figure
 
@@ -224,7 +226,7 @@ def _show(
     scan: NDArray[Any],
     label_map: NDArray[np.uint8] | None,
     size_mm: NDArray[np.float64],
-    colours: list[str],
+    colours: Sequence[str],
 ) -> None:
     rgb = np.repeat(np.clip(scan, 0, 1)[..., None], 3, axis=2)
     if label_map is not None:

@@ -17,11 +17,11 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bt.errors import printable
+from bt.lookup import OKABE_ITO
 
 BLUE, SKY, VERMILLION, GREEN = "#0072B2", "#56B4E9", "#D55E00", "#009E73"
 PURPLE, ORANGE, YELLOW, INK = "#CC79A7", "#E69F00", "#F0E442", "#1F2328"
 GREY, PALE = "#6E7781", "#D0D7DE"
-_CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW)
 _DPI = 160
 _LONGEST_NAME = 26
 
@@ -86,27 +86,10 @@ def short(name: str) -> str:
 
 def peer_colours(count: int) -> list[str]:
     """One each: the seven, then shades of a map that is even to every eye."""
-    if count <= len(_CYCLE):
-        return list(_CYCLE[:count])
+    if count <= len(OKABE_ITO):
+        return list(OKABE_ITO[:count])
     shades = mpl.colormaps["viridis"].resampled(count)
     return [mpl.colors.to_hex(shades(i)) for i in range(count)]
-
-
-def structure_colours(count: int) -> list[str]:
-    """One each, neighbours in the list far apart: the seven, then lighter and darker ones."""
-    return [_shade(_CYCLE[i % len(_CYCLE)], i // len(_CYCLE)) for i in range(count)]
-
-
-def _shade(colour: str, step: int) -> str:
-    if step == 0:
-        return colour
-    towards = (1.0, 1.0, 1.0) if step % 2 else (0.0, 0.0, 0.0)
-    share = min(0.75, 0.5 + 0.1 * (step // 3))
-    red, green, blue = (
-        (1 - share) * own + share * other
-        for own, other in zip(mpl.colors.to_rgb(colour), towards, strict=True)
-    )
-    return mpl.colors.to_hex((red, green, blue))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 
 from bt.data.checks import Grid
 from bt.data.volumes import Volume
+from bt.lookup import structure_colours
 from bt.report import style
 from bt.report.overlays import PLANES, as_picture, chosen, draw
 
@@ -42,7 +43,7 @@ def test_pictures_have_the_proportions_of_the_scan() -> None:
         "s", np.random.default_rng(0).random(shape, np.float32), classes, spacing, grid
     )
     with style.drawing():
-        figure = draw(volume, classes, classes, style.structure_colours(1))
+        figure = draw(volume, {"truth": classes}, structure_colours(1))
     size = np.multiply(shape, spacing)
     for plane, axes in zip(PLANES, figure.axes[::3], strict=True):
         extent = axes.images[0].get_extent()
@@ -53,5 +54,5 @@ def test_pictures_have_the_proportions_of_the_scan() -> None:
 
 
 def test_structures_have_colours_of_their_own() -> None:
-    assert len(set(style.structure_colours(28))) == 28
+    assert len(set(structure_colours(28))) == 28
     assert len(set(style.peer_colours(20))) == 20
