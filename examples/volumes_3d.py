@@ -63,9 +63,8 @@ def main(me: str) -> None:
     print(f"{me}, own model  Dice {dice(model, *test):.3f}")
     if outcome.aggregated is not None:
         outcome.aggregated.load_into(model)
-        print(
-            f"{me}, average of {' and '.join(outcome.aggregated_of)}  Dice {dice(model, *test):.3f}"
-        )
+        names = " and ".join(outcome.aggregated_of)
+        print(f"{me}, average of {names}  Dice {dice(model, *test):.3f}")
 
 
 if __name__ == "__main__":
