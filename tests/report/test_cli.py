@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bt import options
 from bt.cli import main
 from bt.config import Config, change
 from bt.report import cli, overlays
@@ -43,7 +44,7 @@ def test_an_experiment(
 def test_without_the_extra_one_line_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     assert bt(monkeypatch, "report", tmp_path) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "pip install 'braintorrent[report]'" in line
