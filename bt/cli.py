@@ -37,7 +37,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as exc:
         from bt.config import ConfigError
-        from bt.errors import USER_ERRORS, printable
+        from bt.errors import USER_ERRORS
+        from bt.wording import printable
 
         if not isinstance(exc, USER_ERRORS):
             raise

@@ -33,8 +33,3 @@ USER_ERRORS = (
     TransportError,
     UnsupportedTensor,
 )
-
-
-def printable(text: str) -> str:
-    """`text` without control characters: names in it may come from strangers' files."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)

@@ -54,6 +54,10 @@ class Gate:
                 return self._rationed(message, self._limits.pings_per_s, "pings", now)
             case messages.Pull():
                 return self._rationed(message, self._limits.pulls_per_s, "pulls", now)
+            case messages.Ask():
+                return self._rationed(message, self._limits.asks_per_s, "questions", now)
+            case messages.Report():
+                return None  # no peer asks for one
             case messages.Version():
                 self._check_samples(message)
         return message

@@ -20,12 +20,13 @@ from bt import config as configs
 from bt import rundir
 from bt.config import Config, ConfigError
 from bt.console import make_console
-from bt.errors import USER_ERRORS, printable
+from bt.errors import USER_ERRORS
 from bt.federation import Prepared, gather, prepare
 from bt.node import Node, peer_names
 from bt.peer import STOPPING, build_trainer, following, own_scans, stopping
 from bt.threads import threads_each
 from bt.train import finish, run_name
+from bt.wording import printable
 from transports.mpi import MPITransport, world
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ or gone, forms the aggregated model, and leaves when nobody needs it any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -117,6 +117,10 @@ class Peer:
         """From whom nothing is taken at the moment, why, and until when."""
         return self._others.set_aside(self._now)
 
+    def look(self) -> tuple[Mapping[str, Other], Iterable[str]]:
+        """What is known of the others, and whose models are coming in; not to be changed."""
+        return self._others, self._pulls.running
+
     def announcement(self) -> messages.Version:
         """What this peer tells of itself."""
         told = self._told
@@ -169,8 +173,6 @@ class Peer:
             case events.Leave():
                 self.state = "leaving"
                 out.append(events.Publish(self.announcement()))
-            case events.Tick():
-                pass
         self._advance(now, out)
         return out
 
@@ -341,10 +343,8 @@ class Peer:
             self._aggregating = False
             self.phase = Phase.IDLE
             self.state = "finished"
-            out += [
-                events.Aggregate(dict(self._pulls.merged)),
-                events.Publish(self.announcement()),
-            ]
+            out.append(events.Aggregate(dict(self._pulls.merged)))
+            out.append(events.Publish(self.announcement()))
         else:
             self._train(out)
 

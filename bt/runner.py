@@ -23,6 +23,7 @@ from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
 from bt.protocol import Peer
+from bt.reporting import Reporter
 from bt.shelf import Shelf
 from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.versions import NEVER_TRAINED, Version
@@ -79,9 +80,7 @@ class Runner:
         self._transport = transport
         self._trainer = trainer
         self._checkpoints = checkpoints
-        self._log = log
         self._epochs = epochs
-        self._gate = Gate(limits, lambda peer, why: log.write("limit", peer=peer, reason=why))
         self._description = description or {}
         self._new_rule = rule
         self._clock = clock
@@ -105,6 +104,8 @@ class Runner:
         self._outcome = Outcome("finished", {}, self._snapshot)
         self._totals = self._outcome.totals
         self._totals.update(dict.fromkeys(TOTALS, 0))
+        self._log = reporter = Reporter(log, peer, self._totals, clock)
+        self._gate = Gate(limits, lambda name, why: reporter.write("limit", peer=name, reason=why))
 
     def stop(self, reason: str) -> None:
         """Leave as soon as the running batch ends. Safe from signal handlers and threads."""
@@ -186,6 +187,8 @@ class Runner:
             return
         if message is None:
             return
+        if isinstance(message, messages.Ask):  # of somebody who watches: no business of the Peer
+            return self._log.answer(self._transport, sender)
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
             told = message if message.seen is None else replace(message, seen=None)

@@ -29,6 +29,7 @@ class Watched(Gate):
     [
         (messages.Ping("b"), "more than 10 pings a second"),
         (messages.Pull("b", DIGEST, 0, 8), "more than 10 pulls a second"),
+        (messages.Ask("b"), "more than 10 questions a second"),
     ],
 )
 def test_a_flood_is_answered_up_to_the_limit_and_told_once(
@@ -50,6 +51,11 @@ def test_a_flood_costs_no_one_else_and_nothing_else() -> None:
     version = messages.Version("b", (0, 1), 3, SCHEMA, "training")
     assert all(gate.take(received(version), 0.0) == version for _ in range(9))
     assert gate.take(received(ping), 0.6) == ping, "who floods is heard again"
+
+
+def test_a_report_nobody_asked_for_is_dropped() -> None:
+    report = messages.Report("b", "training", "idle", (0, 1), 8, 3)
+    assert Watched().take(received(report), 0.0) is None
 
 
 def test_a_healthy_peer_is_never_limited() -> None:

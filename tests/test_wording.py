@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from bt.wording import counted
+from bt.wording import counted, printable
 
 
 def test_one_is_singular() -> None:
     assert [counted(n, "scan") for n in (0, 1, 2)] == ["0 scans", "1 scan", "2 scans"]
+
+
+def test_control_characters_are_written_out() -> None:
+    assert printable("a\x1b[2Jb\nc\u202e") == "a\\x1b[2Jb\nc\\u202e"

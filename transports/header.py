@@ -16,7 +16,7 @@ from transports import strictjson
 from transports.base import valid_name
 from transports.schema import shown
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_VERSION = 2**31 - 1  # of either part: no peer ever gets there
 MAX_INTEGER = 2**53 - 1  # the largest every JSON reader holds exactly
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -1,8 +1,8 @@
-"""What peers say to each other: four messages, each a valid safetensors file.
+"""What peers say to each other: six messages, each a valid safetensors file.
 
-Only `Weights` carries bytes: one range of a model's image (image.py). The ranges put together
-are that image, itself a safetensors file. Any library opens a captured message; nothing in one
-can execute.
+Four train a model; Ask and Report (reports.py) are for those who watch. Only `Weights` carries
+bytes: one range of a model's image (image.py). The ranges put together are that image, itself a
+safetensors file. Any library opens a captured message; nothing in one can execute.
 
 `decode` trusts nobody: it looks at sizes before it allocates, and at every field before it
 believes one.
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
-from transports import header, ranges
+from transports import header, ranges, reports
 from transports.base import Frame, flat
 from transports.header import (
     MAX_VERSION,
@@ -25,6 +25,7 @@ from transports.header import (
     WrongProtocol,
     WrongSchema,
 )
+from transports.reports import STATES, Ask, Report
 from transports.schema import shown
 
 __all__ = [
@@ -32,12 +33,14 @@ __all__ = [
     "MAX_VERSION",
     "PLAIN",
     "STATES",
+    "Ask",
     "Limits",
     "Malformed",
     "Message",
     "MessageError",
     "Ping",
     "Pull",
+    "Report",
     "TooLarge",
     "Version",
     "Weights",
@@ -47,7 +50,6 @@ __all__ = [
     "encode",
 ]
 
-STATES = ("training", "done", "finished", "leaving")
 PLAIN = "none"
 ENCODINGS = (PLAIN, "fp16", "fp16+zstd", "int8", "int8+zstd")  # of an image, bt/compression.py
 
@@ -62,6 +64,7 @@ class Limits:
     samples_of: Mapping[str, int] = field(default_factory=dict)  # by name; others: max_samples
     pings_per_s: int = 100  # of one peer; a healthy one sends two
     pulls_per_s: int = 4000  # of one peer, ranges: 8 GB/s
+    asks_per_s: int = 10  # of one peer; who watches sends one
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +158,18 @@ class Weights:
             raise Malformed(f"a range that ends beyond the {self.size} bytes it is of")
 
 
-Small = Ping | Version | Pull
+Small = Ping | Version | Pull | Ask | Report
 Message = Small | Weights
 _KINDS: dict[str, Any] = {
     "ping": Ping,
     "version": Version,
     "pull": Pull,
     "weights": Weights,
+    "ask": Ask,
+    "report": Report,
 }
 _KIND_OF = {kind: name for name, kind in _KINDS.items()}
+_REPEATED_BYTES = 1 << 10  # headers up to this may come again just so
 _FIELDS = {
     name: tuple(each.name for each in fields(kind) if each.name != "data")
     for name, kind in _KINDS.items()
@@ -182,6 +188,8 @@ def encode(message: Message) -> tuple[Frame, ...]:
     if isinstance(message, Pull):
         wanted = message.sender, message.digest, message.offset, message.length
         return (ranges.write_pull(*wanted, message.encoding, message.base),)
+    if isinstance(message, Report):
+        return (header.write(_about(message)),)
     return (_encoded(message),)
 
 
@@ -200,7 +208,7 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
         return _weights(head, _joined(rest))
     if (pull := ranges.read_pull(head)) is not None:
         return Pull(*pull)
-    message = _decoded(head)
+    message = _decoded(head) if len(head) <= _REPEATED_BYTES else _without_data(head)
     if isinstance(message, Version) and message.samples > limits.max_samples:
         raise TooLarge(
             f"claims {message.samples} samples, at most {limits.max_samples} are accepted"
@@ -210,13 +218,16 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
 
 # Peers say the same again and again until their version changes.
 @lru_cache(maxsize=256)
-def _encoded(message: Ping | Version) -> bytes:
+def _encoded(message: Ping | Version | Ask) -> bytes:
     return header.write(_about(message))
 
 
 @lru_cache(maxsize=256)
 def _decoded(head: bytes) -> Message:
-    """A message without data."""
+    return _without_data(head)
+
+
+def _without_data(head: bytes) -> Message:
     kind, about, table = _read(head)
     if kind == "weights":
         return _weights(head, memoryview(b""))
@@ -245,7 +256,7 @@ def _read(head: bytes) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return kind, about, table
 
 
-def _about(message: Ping | Version) -> dict[str, Any]:
+def _about(message: Ping | Version | Ask | Report) -> dict[str, Any]:
     kind = _KIND_OF[type(message)]
     return {"kind": kind} | {name: getattr(message, name) for name in _FIELDS[kind]}
 
@@ -253,6 +264,8 @@ def _about(message: Ping | Version) -> dict[str, Any]:
 def _made(kind: str, about: dict[str, Any], **data: Any) -> Message:
     """The message of this kind; it looks at its fields itself."""
     values = header.fields(about, *_FIELDS[kind])
+    if kind == "report":
+        return reports.from_json(about)
     # JSON has no tuples
     values = [tuple(value) if isinstance(value, list) else value for value in values]
     made: Message = _KINDS[kind](**dict(zip(_FIELDS[kind], values, strict=True)), **data)

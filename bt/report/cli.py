@@ -45,8 +45,8 @@ def report_of_run(folder: Path, network: str | None, console: Console) -> Path |
         console.print(f"No report.html: {why}, then bt report {folder}",
                       style="dim", soft_wrap=True)  # fmt: skip
         return None
-    from bt.errors import printable
     from bt.report.page import write_report
+    from bt.wording import printable
 
     try:
         with console.status("Writing the report"):

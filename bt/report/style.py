@@ -16,8 +16,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from bt.errors import printable
 from bt.lookup import OKABE_ITO
+from bt.wording import printable
 
 BLUE, SKY, VERMILLION, GREEN = "#0072B2", "#56B4E9", "#D55E00", "#009E73"
 PURPLE, ORANGE, YELLOW, INK = "#CC79A7", "#E69F00", "#F0E442", "#1F2328"

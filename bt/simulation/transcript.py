@@ -85,6 +85,8 @@ def _of(message: Message) -> str:
             return f"pull of {digest[:6]}[{offset}:{offset + length}]{coded}"
         case messages.Weights(digest=digest, offset=offset, data=data, size=size):
             return f"weights {digest[:6]}[{offset}:{offset + data.nbytes}] of {size} bytes"
+        case messages.Ask() | messages.Report():
+            return type(message).__name__.lower()
 
 
 def _of_frames(frames: object) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import xxhash
 
 from transports import image
-from transports.messages import Limits, Ping, Pull, Version, Weights, encode
+from transports.messages import Ask, Limits, Ping, Pull, Report, Version, Weights, encode
+from transports.reports import Aside, Fit, Happened, Known
 from transports.schema import Schema, TensorSpec
 
 LIMITS = Limits(max_message_bytes=1 << 20, max_samples=1000)
@@ -55,6 +56,16 @@ def weights(begin=0, end=None):
     return Weights("site-b", xxhash.xxh3_128_hexdigest(whole), len(whole), begin, data)
 
 
+REPORT = Report(
+    "site-a", "done", "pulling", (1, 7), 8, 4,
+    {"b": Known((0, 6), (0, 7), "training", 3, gone=False),
+     "c": Known(None, None, None, None, gone=True)},
+    ("b",),
+    {"c": Aside(29, "claims 5000 samples, the roster allows it 9")},
+    (Fit(6, 812_345, 444_444), Fit(7, None, None)),
+    (Happened(1, 90_000, "start", None, "v5"), Happened(2, 10, "merge", "b", "v6")),
+    12, 2**53 - 1, 14_118_712, 61_000, 1, 62_001,
+)  # fmt: skip
 MESSAGES = [
     Ping("site-a"),
     Version("a.b_c", (1, 7), 0, HASH, "training"),
@@ -67,6 +78,9 @@ MESSAGES = [
     weights(begin=600, end=900),
     Weights("site-b", DIGEST, 700, 600, memoryview(bytes(100)), "fp16"),
     Weights("site-b", DIGEST, 0, 900, memoryview(b"")),  # not served (any more)
+    Ask("site-a"),
+    Report("site-a", "training", "idle", (0, 0), 8, 4),
+    REPORT,
 ]
 EACH = [f"{number}-{type(message).__name__}" for number, message in enumerate(MESSAGES)]
 

@@ -100,7 +100,7 @@ def test_any_safetensors_library_opens_it(tmp_path):
             assert tensor.shape == VALUES[name].shape
     assert list(about) == sorted(about)
     assert about == {
-        "protocol": 2,
+        "protocol": 3,
         "kind": "model",
         "sender": "site-b",
         "version": [0, 3],
@@ -130,7 +130,7 @@ def test_what_comes_after_the_header_is_not_looked_at():
 
 
 ABOUT = {
-    "protocol": 2,
+    "protocol": 3,
     "kind": "model",
     "sender": "site-b",
     "version": [0, 3],
@@ -266,9 +266,9 @@ def test_another_kind_or_protocol_is_named():
     caught = refused(by_hand(ABOUT | {"kind": "weights"}))
     assert caught.type is Malformed
     assert str(caught.value) == "an image of kind 'weights' is no model"
-    caught = refused(by_hand(ABOUT | {"protocol": 3}))
+    caught = refused(by_hand(ABOUT | {"protocol": 4}))
     assert caught.type is WrongProtocol
-    assert str(caught.value) == "protocol 3: this peer speaks 2"
+    assert str(caught.value) == "protocol 4: this peer speaks 3"
 
 
 def test_cut_short():

@@ -25,6 +25,7 @@ from tests.transports.samples import (
     opened,
     weights,
 )
+from transports.header import PROTOCOL
 from transports.messages import (
     ENCODINGS,
     STATES,
@@ -60,7 +61,7 @@ def test_any_safetensors_library_opens_a_captured_message(message, tmp_path):
         fields = json.loads(library.metadata()["bt"])
         tensors = {name: library.get_tensor(name) for name in library.keys()}
     assert list(fields) == sorted(fields)
-    assert fields["protocol"] == 2
+    assert fields["protocol"] == PROTOCOL
     assert fields["kind"] == type(message).__name__.lower()
     assert fields["sender"] == message.sender
     if isinstance(message, Weights):
@@ -174,7 +175,8 @@ ODD = [None, True, -1, 2**53, 1.5, "", "x", "a b", "a" * 65, "F" * 32, "f" * 31,
        "../x", [], [0], [0, True], [0, 1, 2], [0, -1], [0, 2**31], {}, [[[[0]]]], "\ud800",
        "\n"]  # fmt: skip
 MEANT = [("sender", "x"), ("sender", "F" * 32), ("sender", "f" * 31), ("sender", "f" * 33),
-         ("digest", None), ("seen", None), ("base", None)]  # fmt: skip
+         ("digest", None), ("seen", None), ("base", None), ("others", {}), ("pulling", []),
+         ("aside", {}), ("fits", []), ("events", [])]  # fmt: skip
 
 
 @each
@@ -235,14 +237,16 @@ def test_another_protocol_is_named():
     fields, _, _ = opened(joined(Ping("a")))
     caught = refused(file(fields | {"protocol": 1}))
     assert caught.type is WrongProtocol
-    assert str(caught.value) == "protocol 1: this peer speaks 2"
-    assert refused(file(fields | {"protocol": "2", "kind": "gift"})).type is WrongProtocol
+    assert str(caught.value) == "protocol 1: this peer speaks 3"
+    assert refused(file(fields | {"protocol": "3", "kind": "gift"})).type is WrongProtocol
     assert refused(file({})).type is WrongProtocol
 
 
 def test_unknown_kinds_and_tensors_where_none_belong():
-    assert "unknown kind 'gift'" in str(refused(file({"protocol": 2, "kind": "gift"})).value)
-    assert "unknown kind None" in str(refused(file({"protocol": 2})).value)
+    assert "unknown kind 'gift'" in str(
+        refused(file({"protocol": PROTOCOL, "kind": "gift"})).value
+    )
+    assert "unknown kind None" in str(refused(file({"protocol": PROTOCOL})).value)
     for message in MESSAGES:
         if not isinstance(message, Weights):
             fields, _, _ = opened(joined(message))
