@@ -1,7 +1,7 @@
 """Answers for whoever asks from outside: observers, and people with a peer's key (bt/outside.py).
 
-They are told what there is and served models, and nothing they send changes anything here: the
-protocol never hears of them.
+They are told what there is and how this peer is doing, and served models; nothing they send
+changes anything here: the protocol never hears of them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from bt.eventlog import Log
 from bt.gate import Gate
 from bt.protocol import Peer
+from bt.reporting import Reporter
 from bt.shelf import Shelf
 from bt.versions import Version
 from transports import messages
-from transports.base import PeerGone, Received, Transport
+from transports.base import Frame, PeerGone, Received, Transport
 
 
 class Desk:
@@ -28,7 +28,7 @@ class Desk:
         shelf: Shelf,
         transport: Transport,
         limits: messages.Limits,
-        log: Log,
+        log: Reporter,
         serves: Callable[[str], bool],
     ) -> None:
         self._peer = peer
@@ -47,9 +47,11 @@ class Desk:
             return 0  # its own business
         match message:
             case messages.Ping():
-                return self._send(received, self._peer.announcement())
+                return self._send(received, messages.encode(self._peer.announcement()))
+            case messages.Ask():
+                return self._send(received, self._log.frames())
             case messages.Pull():
-                return self._send(received, self._range(message, now))
+                return self._send(received, messages.encode(self._range(message, now)))
         return 0
 
     def _range(self, pull: messages.Pull, now: float) -> messages.Weights:
@@ -68,9 +70,8 @@ class Desk:
             self._log.write("outside", from_=sender, version=version)
         return found
 
-    def _send(self, received: Received, message: messages.Message) -> int:
+    def _send(self, received: Received, frames: tuple[Frame, ...]) -> int:
         assert received.reply_to is not None
-        frames = messages.encode(message)
         with suppress(PeerGone):
             self._transport.send(received.reply_to, frames)
             return sum(len(frame) for frame in frames)

@@ -56,8 +56,6 @@ class Gate:
                 return self._rationed(message, self._limits.pulls_per_s, "pulls", now)
             case messages.Ask():
                 return self._rationed(message, self._limits.asks_per_s, "questions", now)
-            case messages.Report():
-                return None  # no peer asks for one
             case messages.Version():
                 self._check_samples(message)
         return message

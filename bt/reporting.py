@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from bt.eventlog import Log
@@ -17,7 +16,7 @@ from bt.others import Other
 from bt.protocol import Peer
 from bt.wording import printable
 from transports import messages, reports
-from transports.base import Frame, PeerGone, Transport
+from transports.base import Frame
 from transports.reports import Aside, Fit, Happened, Known, Report
 
 _FRESH_S = 0.25  # so long a report is as good as new
@@ -32,12 +31,11 @@ class Story:
         self.events: deque[tuple[int, float, str, str | None, str]] = deque(
             maxlen=reports.MOST_EVENTS
         )
-        self.rejected: dict[str, str] = {}  # peer -> why, the last time
         self._number = 0
 
     def take(self, event: Mapping[str, Any], now: float) -> None:
         """A line of the log."""
-        what, text, peer = event["event"], "", event.get("peer", event.get("from"))
+        what, text = event["event"], ""
         match what:
             case "merge" | "start":
                 text = f"v{event['version']}"
@@ -50,9 +48,8 @@ class Story:
                 text = short(str(event["reason"]))
             case _:
                 return
-        if what == "reject" and peer is not None:
-            self.rejected[peer] = text
         self._number += 1
+        peer = event.get("peer", event.get("from"))
         self.events.append((self._number, now, what, peer, text))
 
     def told(self, now: float) -> tuple[Happened, ...]:
@@ -94,10 +91,9 @@ class Reporter:
         """How this peer is doing."""
         return self._fresh()[0]
 
-    def answer(self, transport: Transport, to: str) -> None:
-        """Send it to who has asked."""
-        with suppress(PeerGone):
-            transport.send(to, self._fresh()[1])
+    def frames(self) -> tuple[Frame, ...]:
+        """The same, as a message."""
+        return self._fresh()[1]
 
     def _fresh(self) -> tuple[Report, tuple[Frame, ...]]:
         now = self._clock()
@@ -119,7 +115,7 @@ class Reporter:
             peer.samples,
             {name: self._known(name, others[name], now) for name in _last_heard(others)},
             tuple(pulling)[: reports.MOST_PULLS],
-            self._aside(others, now),
+            _set_aside(peer, now),
             tuple(self._story.fits),
             self._story.told(now),
             merges=int(totals["merged"]),
@@ -140,12 +136,12 @@ class Reporter:
             other.gone,
         )
 
-    def _aside(self, others: Mapping[str, Other], now: float) -> dict[str, Aside]:
-        left = {name: round(other.aside_until - now) for name, other in others.items()
-                if now < other.aside_until}  # fmt: skip
-        why = self._story.rejected
-        found = {name: Aside(max(1, left[name]), why.get(name, "")) for name in left}
-        return dict(list(found.items())[: reports.MOST_ASIDE])
+
+def _set_aside(peer: Peer, now: float) -> dict[str, Aside]:
+    return {
+        aside.peer: Aside(max(1, round(aside.until - now)), short(aside.reason))
+        for aside in peer.set_aside[: reports.MOST_ASIDE]
+    }
 
 
 def _last_heard(others: Mapping[str, Other]) -> Iterable[str]:

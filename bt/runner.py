@@ -90,7 +90,6 @@ class Runner:
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
         self._served: FlatWeights | None = None  # the snapshot, once it is on the shelf
         self._shelf = Shelf(differences=differences)
-        self._desk = Desk(peer, self._shelf, transport, limits, log, serves)
         self._bases = Bases()
         self._job: Future[Any] | None = None
         self._saving: Future[float] | None = None
@@ -105,6 +104,7 @@ class Runner:
         self._totals = self._outcome.totals
         self._totals.update(dict.fromkeys(TOTALS, 0))
         self._log = reporter = Reporter(log, peer, self._totals, clock)
+        self._desk = Desk(peer, self._shelf, transport, limits, reporter, serves)
         self._gate = Gate(limits, lambda name, why: reporter.write("limit", peer=name, reason=why))
 
     def stop(self, reason: str) -> None:
@@ -187,8 +187,6 @@ class Runner:
             return
         if message is None:
             return
-        if isinstance(message, messages.Ask):  # of somebody who watches: no business of the Peer
-            return self._log.answer(self._transport, sender)
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
             told = message if message.seen is None else replace(message, seen=None)

@@ -53,11 +53,6 @@ def test_a_flood_costs_no_one_else_and_nothing_else() -> None:
     assert gate.take(received(ping), 0.6) == ping, "who floods is heard again"
 
 
-def test_a_report_nobody_asked_for_is_dropped() -> None:
-    report = messages.Report("b", "training", "idle", (0, 1), 8, 3)
-    assert Watched().take(received(report), 0.0) is None
-
-
 def test_a_healthy_peer_is_never_limited() -> None:
     gate = Watched()
     for number in range(1000):  # two a second

@@ -104,6 +104,21 @@ def test_versions_of_whoever_answers_and_why_the_others_do_not(
     assert found["D"] == NoAnswer("has no address: it can't be asked from outside")
 
 
+@pytest.mark.parametrize("who", ["screen", "A"])
+def test_how_each_peer_is_doing(federation: Federation, who: str) -> None:
+    seen = federation.seen_by(who)
+    with seen.connected() as transport:
+        found = outside.ask(
+            seen, transport, "AB", messages.Ask(seen.name), messages.Report, LARGE_S
+        )
+    for name, samples in (("A", 1), ("B", 3)):
+        report = found[name]
+        assert isinstance(report, messages.Report)
+        assert (report.sender, report.samples, report.rounds) == (name, samples, 9)
+        assert report.events[0].event == "start"
+        assert report.others.keys() == {*"ABCD"} - {name}, "who asks is no peer"
+
+
 def test_a_key_that_no_peer_knows_is_told_so(federation: Federation, tmp_path: Path) -> None:
     KeyPair.new().write(tmp_path / "x.key")
     text = federation.roster.read_text()

@@ -13,7 +13,6 @@ from bt.protocol import Peer
 from bt.reporting import Reporter, short
 from bt.versions import Version
 from transports import messages, reports
-from transports.base import PeerGone, Received
 from transports.reports import Fit, Known
 
 SCHEMA, DIGEST = "0" * 64, "1" * 32
@@ -35,24 +34,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Sent:
-    """A transport to whoever is there."""
-
-    me, peers = "a", ("b",)
-
-    def __init__(self) -> None:
-        self.frames: list[tuple[str, Any]] = []
-
-    def send(self, to: str, frames: Any) -> None:
-        if to == "away":
-            raise PeerGone(to)
-        self.frames.append((to, frames))
-
-    def publish(self, frames: Any) -> None: ...
-    def recv(self, timeout_s: float) -> Received | None: ...
-    def close(self, linger_s: float = 5.0) -> None: ...
 
 
 def make(others: tuple[str, ...] = ("b", "c", "d")) -> tuple[Reporter, Peer, Written, Clock]:
@@ -100,24 +81,10 @@ def test_it_tells_what_the_peer_knows_and_what_happened() -> None:
     assert log.lines[2] == {"event": "merge", "from_": "b", "version": "1", "samples": 4}
 
 
-def test_who_asks_is_sent_it_and_who_has_gone_is_not_missed() -> None:
-    reporter, *_ = make()
-    transport = Sent()
-    reporter.answer(transport, "watcher")
-    reporter.answer(transport, "away")
-    ((to, frames),) = transport.frames
-    assert to == "watcher"
-    limits = messages.Limits(1 << 20)
-    assert messages.decode(frames, limits=limits) == reporter.report()
-
-
 def test_it_is_made_a_few_times_a_second_however_many_ask() -> None:
     reporter, peer, _, clock = make()
-    transport = Sent()
-    for _ in range(1000):
-        reporter.answer(transport, "watcher")
-    first = transport.frames[0][1]
-    assert all(frames is first for _, frames in transport.frames)
+    first = reporter.frames()
+    assert all(reporter.frames() is first for _ in range(1000))
     peer.resume(Version(0, 2), {})
     clock.now += 0.3
     assert reporter.report().version == (0, 2)
@@ -130,10 +97,7 @@ def test_nothing_it_is_made_of_can_make_it_too_large() -> None:
         peer.handle(version(name, 3, schema=SCHEMA if i % 2 else "f" * 64), i / 10)
         reporter.write("reject", peer=name, reason="x" * 9999)
         reporter.write("fit", version=str(i + 1), loss=float("nan"), dice=1e300, seconds=0.0)
-    transport = Sent()
-    reporter.answer(transport, "watcher")
-    limits = messages.Limits(1 << 20)
-    told = messages.decode(transport.frames[0][1], limits=limits)
+    told = messages.decode(reporter.frames(), limits=messages.Limits(1 << 20))
     assert isinstance(told, messages.Report)
     assert len(told.others) == reports.MOST_OTHERS
     assert names[-1] in told.others, "those heard of last"
@@ -144,14 +108,14 @@ def test_nothing_it_is_made_of_can_make_it_too_large() -> None:
 @pytest.mark.parametrize("others", [4, 199])
 def test_it_costs_the_peer_next_to_nothing(others: int) -> None:
     reporter, _, _, clock = make(tuple(f"peer-{i:03}" for i in range(others)))
-    transport, runs = Sent(), 20
+    runs = 20
     began = time.perf_counter()
     for _ in range(runs):
         clock.now += 1
-        reporter.answer(transport, "watcher")
+        reporter.frames()
     each_s = (time.perf_counter() - began) / runs
     assert each_s < 0.05, "of a second in which it was asked once; 1 ms is usual"
-    assert sum(map(len, transport.frames[0][1])) < 1000 + 60 * others
+    assert sum(map(len, reporter.frames())) < 1000 + 60 * others
 
 
 def test_short_lines() -> None:
