@@ -57,14 +57,14 @@ class Network:
         """Raises PeerGone if nobody is there, at times."""
         world, weather = self.world, self.weather
         self.traffic.messages += 1
-        self.traffic.bytes += sum(map(len, frames))
+        self.traffic.bytes += sum([len(frame) for frame in frames])
         chance = world.chance.random
         if not world.processes[to].up and chance() < 0.5:
             raise PeerGone(to)
         if weather.loss and chance() < weather.loss:
             world.note(sender, "lost", to, frames)
             return
-        received = Received(sender, tuple(flat(frame).toreadonly() for frame in frames))
+        received = Received(sender, tuple([flat(frame).toreadonly() for frame in frames]))
         copies = 2 if weather.twice and chance() < weather.twice else 1
         for _ in range(copies):
             at = world.now + _LEAST_DELAY_S + chance() * weather.delay_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import tempfile
 import time
@@ -96,9 +97,11 @@ def soak(
 def run_some(setup: Setup, kinds: tuple[str, ...], seeds: range) -> Totals:
     """In this process."""
     totals = Totals()
+    gc.freeze()  # what is there by now stays: no use in looking at it again and again
     with tempfile.TemporaryDirectory(prefix="bt-simulate-") as scratch:
         for seed in seeds:
             totals.add(World(seed, Path(scratch), setup, kinds).run())
+    gc.unfreeze()
     return totals
 
 

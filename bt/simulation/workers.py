@@ -19,22 +19,32 @@ RUINOUS = 1e6  # values beyond this make training diverge
 
 
 class Job(Future[Any]):
-    """Done all at once, at the end of its time, or when somebody waits for it."""
+    """Done all at once, at the end of its time, or when somebody waits for it.
+
+    One thread only, so none of a Future's locks.
+    """
 
     def __init__(self, work: Callable[[], Any]) -> None:
-        super().__init__()
-        self._work = work
+        self._work: Callable[[], Any] | None = work
+        self._found: Any = None
+        self._failure: Exception | None = None
+
+    def done(self) -> bool:
+        return self._work is None
 
     def finish(self) -> None:
-        if not self.done():
+        if self._work is not None:
             try:
-                self.set_result(self._work())
+                self._found = self._work()
             except Exception as exc:
-                self.set_exception(exc)
+                self._failure = exc
+            self._work = None
 
     def result(self, timeout: float | None = None) -> Any:
         self.finish()
-        return super().result(timeout)
+        if self._failure is not None:
+            raise self._failure
+        return self._found
 
 
 class VirtualWorkers(Executor):

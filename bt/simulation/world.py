@@ -178,7 +178,7 @@ class World:
 def drawn(setup: Setup, chance: random.Random, seed: int) -> Setup:
     """`setup` with what is left to the seed."""
     peers = setup.peers or chance.choice((2, 3, 3, 4))
-    names, rounds = peer_names(peers), chance.randint(1, 5)
+    names, rounds = peer_names(peers), chance.choice((1, 1, 2, 2, 3, 5))
     schedule: Schedule = Async()
     if chance.random() < 0.1 and setup.fanout is None:
         schedule = Sequential(names, rounds, seed)
