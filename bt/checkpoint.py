@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,28 @@ class Checkpoint:
 
 
 class CheckpointFile:
-    """`checkpoint.safetensors` of one peer."""
+    """`checkpoint.safetensors` of one peer, and beside it the one before, should it get damaged.
+
+    `damage`, after loading: what is wrong with the newest file if the one before it was taken.
+    """
 
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self.path = path
+        self.damage: str | None = None
         self._disk = disk
 
+    @property
+    def previous(self) -> Path:
+        """Where the state before the last one is."""
+        return self.path.with_name(f"{self.path.stem}.previous{self.path.suffix}")
+
+    @property
+    def damaged(self) -> Path:
+        """Where a damaged file goes once there is a good one in its place."""
+        return self.path.with_name(f"{self.path.stem}.damaged{self.path.suffix}")
+
     def save(self, checkpoint: Checkpoint) -> None:
-        """Replace the file atomically."""
+        """Replace the file atomically, keeping the one before. Raises OSError."""
         state = {
             "name": checkpoint.peer,
             "version": checkpoint.version,
@@ -51,16 +65,29 @@ class CheckpointFile:
             "joined_at": checkpoint.joined_at,
         }
         description = checkpoint.description | {"peer": state}
-        write_model(self.path, checkpoint.weights, description, self._disk)
+        keep = self.previous if self.damage is None else self.damaged
+        write_model(self.path, checkpoint.weights, description, self._disk, keep=keep)
+        self.damage = None
 
     def load(self) -> Checkpoint | None:
-        """The last saved state; None if there is none. Raises BadModelFile."""
-        if not self.path.exists():
-            return None
-        try:
-            return self._load()
-        except BadModelFile as exc:
-            raise BadModelFile(f"{exc}; move it away to start afresh") from exc
+        """The last saved state; None if there is none. Raises BadModelFile.
+
+        Where its file is damaged or missing it is the state before, as a new incarnation: others
+        may have the lost model under its number.
+        """
+        self.damage = None
+        found, wrong = _try(self.path)
+        if found is not None:
+            return found
+        before, wrong_too = _try(self.previous)
+        if before is not None:
+            self.damage = wrong or f"{self.path} is missing"
+            incarnation, count = before.version
+            return replace(before, version=Version(incarnation + 1, count))
+        if wrong or wrong_too:
+            reasons = "; ".join(filter(None, (wrong, wrong_too)))
+            raise BadModelFile(f"{reasons}; move it away to start afresh")
+        return None
 
     def load_of(self, peer: str, schema: Schema) -> Checkpoint | None:
         """The same; another peer's state or another network's is refused, too."""
@@ -75,21 +102,30 @@ class CheckpointFile:
             )
         return found
 
-    def _load(self) -> Checkpoint:
-        weights, description = read_model(self.path)
-        try:
-            state = description.pop("peer")
-            return Checkpoint(
-                weights,
-                _version(state["version"]),
-                {_name(name): _version(stored) for name, stored in state["vector"].items()},
-                {_total(name): _amount(value) for name, value in state["totals"].items()},
-                description,
-                _name(state["name"]) if state.get("name") else "",
-                _version((0, state.get("joined_at", 0))).count,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
-            raise BadModelFile(f"{self.path} is not a peer's checkpoint") from exc
+
+def _try(path: Path) -> tuple[Checkpoint | None, str | None]:
+    """What is in this file, or what is wrong with it; neither if there is none."""
+    try:
+        return (_read(path), None) if path.exists() else (None, None)
+    except BadModelFile as exc:
+        return None, str(exc)
+
+
+def _read(path: Path) -> Checkpoint:
+    weights, description = read_model(path, checked=True)
+    try:
+        state = description.pop("peer")
+        return Checkpoint(
+            weights,
+            _version(state["version"]),
+            {_name(name): _version(stored) for name, stored in state["vector"].items()},
+            {_total(name): _amount(value) for name, value in state["totals"].items()},
+            description,
+            _name(state["name"]) if state.get("name") else "",
+            _version((0, state.get("joined_at", 0))).count,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as exc:
+        raise BadModelFile(f"{path} is not a peer's checkpoint") from exc
 
 
 # What a file says of itself may be anything; a peer would act on it, and tell others.

@@ -104,9 +104,15 @@ class PeerView:
             case "gone":
                 return f"lost {event['peer']}: {event['reason']}"
             case "reject":
+                if "peer" not in event:
+                    return str(event["reason"])
                 return f"set {event['peer']} aside: {event['reason']}"
             case "limit":
                 return f"answers {event['peer']} no more often: {event['reason']}"
+            case "unsaved":
+                return f"can't save version {event['version']}, tries again: {event['reason']}"
+            case "damaged":
+                return f"goes on from the checkpoint before the last: {event['reason']}"
             case "end":
                 self.state = event["reason"]
                 return f"ends: {event['reason']}"
@@ -155,7 +161,7 @@ class Progress:
                     continue
                 if not self._console.is_terminal:
                     self._console.print(f"{name:{width}}  {line}", soft_wrap=True)
-                elif event["event"] in ("gone", "reject", "limit"):
+                elif event["event"] in ("gone", "reject", "limit", "unsaved", "damaged"):
                     self._messages = [m for m in self._messages if m != f"{name} {line}"][-4:]
                     self._messages.append(f"{name} {line}")
         if self._console.is_terminal:

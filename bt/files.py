@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,11 @@ class Disk:
     def rename(self, path: Path, target: Path) -> None:
         path.replace(target)
 
+    def keep(self, path: Path, name: Path) -> None:
+        """As rename; nothing if there is no such file."""
+        with suppress(FileNotFoundError):
+            path.replace(name)
+
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
@@ -42,22 +48,39 @@ DISK = Disk()
 
 
 def write_atomic(
-    path: Path, *parts: bytes | memoryview, mode: int = 0o666, disk: Disk = DISK
+    path: Path,
+    *parts: bytes | memoryview,
+    mode: int = 0o666,
+    keep: Path | None = None,
+    disk: Disk = DISK,
 ) -> None:
     """Write to a temporary name, fsync, rename: a crash leaves the old file or the new one.
 
-    Permissions are `mode` less the umask. Raises OSError, with `path` in its text; also where
-    `path` is a folder, a link or a device, which renaming would take away.
+    Permissions are `mode` less the umask. `keep` is what the old file is called from then on; a
+    crash may leave it there and nothing at `path`. Raises OSError, with `path` in its text; also
+    where `path` is a folder, a link or a device, which renaming would take away.
     """
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         raise FileExistsError(f"can't write {path}: it is a folder, a link or a device")
     try:
-        _replace(path, parts, mode, disk)
+        _replace(path, parts, mode, keep, disk)
     except OSError as exc:
         raise type(exc)(f"can't write {path}: {exc.strerror or exc}") from exc
 
 
-def _replace(path: Path, parts: Iterable[bytes | memoryview], mode: int, disk: Disk) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """What processes that were killed in the middle of write_atomic left in `folder`."""
+    for leftover in folder.glob(f".{'[0-9a-f]' * 16}.partial"):
+        leftover.unlink(missing_ok=True)
+
+
+def _replace(
+    path: Path,
+    parts: Iterable[bytes | memoryview],
+    mode: int,
+    keep: Path | None,
+    disk: Disk,
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name that can't be guessed: nothing can be put in its place beforehand.
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
@@ -65,6 +88,8 @@ def _replace(path: Path, parts: Iterable[bytes | memoryview], mode: int, disk: D
         try:
             file.writelines(parts)
             disk.sync(file)
+            if keep is not None:
+                disk.keep(path, keep)
             disk.rename(temporary, path)
         except BaseException:
             disk.remove(temporary)

@@ -37,7 +37,7 @@ class _Allowance:
 class Gate:
     """Decodes what comes in. `tell(peer, reason)`: once for each peer that floods."""
 
-    def __init__(self, limits: messages.Limits, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, limits: messages.Limits, tell: Callable[[str, str], object]) -> None:
         self._limits = limits
         self._tell = tell
         self._allowances: dict[tuple[str, type], _Allowance] = {}

@@ -17,9 +17,9 @@ from bt.data.scan import DataError, Scan
 from bt.data.slices import slices_of
 from bt.data.volumes import Volume
 from bt.delta import chooser
-from bt.eventlog import EventLog
+from bt.eventlog import EventLog, warn
 from bt.fanout import Fanout
-from bt.files import write_atomic
+from bt.files import remove_leftovers, write_atomic
 from bt.modelfile import BadModelFile, write_model
 from bt.models import build, describe, task_hash
 from bt.others import Timing
@@ -132,6 +132,7 @@ class Node:
         self._samples_of = {} if samples_of is None else samples_of
         self._serves = serves
         self._description = describe(config, labels) if labels else {}
+        self.tell = warn  # a line, to a person
         self._runner: Runner | None = None
         self._stop_reason: str | None = None
 
@@ -143,6 +144,7 @@ class Node:
 
     def run(self, trainer: Trainer, connect: Callable[[int], Transport]) -> Outcome:
         """Take part until the end; `connect(max_message_bytes)` makes the transport."""
+        remove_leftovers(self.folder)
         weights = trainer.weights()
         federation = self._config.federation
         sequential = federation.schedule == "sequential"
@@ -155,7 +157,11 @@ class Node:
             image_bytes=image.nbytes(weights.schema),
             header_bytes=image.header_bytes(weights.schema),
             schedule=make_schedule(self._config, (self.name, *self.others)),
-            timing=Timing(ping_s=federation.ping_timeout_s, pull_s=federation.pull_timeout_s),
+            timing=Timing(
+                ping_s=federation.ping_timeout_s,
+                pull_s=federation.pull_timeout_s,
+                longest_s=federation.longest_wait_s,
+            ),
             # One after the other where runs must repeat exactly: sums depend on their order.
             pulls_at_once=1 if sequential else federation.pulls_at_once,
             choose=chooser(federation.compression, weights.schema.nbytes),
@@ -164,7 +170,7 @@ class Node:
         checkpoints = CheckpointFile(self.folder / "checkpoint.safetensors")
         self._refuse_other_structures(checkpoints)
         transport = connect(message_limit(weights))
-        log = EventLog(self.folder / "events.jsonl")
+        log = EventLog(self.folder / "events.jsonl", self.tell)
         try:
             self._runner = Runner(
                 peer,
@@ -177,6 +183,7 @@ class Node:
                 description=self._description,
                 differences=federation.compression != PLAIN,
                 serves=self._serves,
+                tell=self.tell,
             )
             if self._stop_reason is not None:
                 self._runner.stop(self._stop_reason)

@@ -110,9 +110,9 @@ def run(
     torch.set_num_threads(threads_each(1 + contacts.neighbours))
     trainer = build_trainer(config, name, own, console)
     contacts.check_samples(trainer.samples)
-    contacts.tell = lambda line: console.print(line, style="yellow", soft_wrap=True)
     others, about = sorted(contacts.others), (contacts.samples_of, contacts.serves)
     node = Node(name, others, out, config, own.labels, *about)
+    contacts.tell = node.tell = lambda line: console.print(line, style="yellow", soft_wrap=True)
     with (
         stopping(node),
         contacts.rereading(),

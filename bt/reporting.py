@@ -78,14 +78,15 @@ class Reporter:
         self._began_at: float | None = None
         self._made: tuple[float, Report, tuple[Frame, ...]] | None = None
 
-    def write(self, event: str, **fields: Any) -> None:
+    def write(self, event: str, **fields: Any) -> bool:
         """Pass it on, and remember it if it is worth telling."""
-        self._log.write(event, **fields)
+        written = self._log.write(event, **fields)
         now = self._clock()
         if self._began_at is None:
             self._began_at = now
         named = {name.rstrip("_"): value for name, value in fields.items()}
         self._story.take({"event": event} | named, now)
+        return written
 
     def report(self) -> Report:
         """How this peer is doing."""

@@ -2,7 +2,7 @@
 
 The calling thread owns the transport and the protocol and answers others at any time; the
 training thread owns the trainer. Between them goes one job at a time; checkpoints are written by
-a third thread.
+a third thread (saving.py).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from typing import Any
 from bt import events
 from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
 from bt.desk import Desk
-from bt.eventlog import Log
+from bt.eventlog import Log, warn
 from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
 from bt.merge import MergeRule, WeightedMean
 from bt.protocol import Peer
 from bt.reporting import Reporter
+from bt.saving import Saver
 from bt.shelf import Shelf
 from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.versions import NEVER_TRAINED, Version
@@ -75,6 +76,7 @@ class Runner:
         rule: Callable[[], MergeRule] = WeightedMean,
         clock: Callable[[], float] = time.monotonic,
         workers: Callable[[], Executor] = lambda: ThreadPoolExecutor(2),
+        tell: Callable[[str], None] = warn,
     ) -> None:
         self.peer = peer
         self._transport = transport
@@ -92,7 +94,6 @@ class Runner:
         self._shelf = Shelf(differences=differences)
         self._bases = Bases()
         self._job: Future[Any] | None = None
-        self._saving: Future[float] | None = None
         self._began_at = float("-inf")  # when something last went to the pool
         self._job_done: Callable[[Any], None] = lambda result: None
         self._events: deque[events.Event] = deque()
@@ -104,6 +105,7 @@ class Runner:
         self._totals = self._outcome.totals
         self._totals.update(dict.fromkeys(TOTALS, 0))
         self._log = reporter = Reporter(log, peer, self._totals, clock)
+        self._saver = Saver(checkpoints, clock, reporter, tell)
         self._desk = Desk(peer, self._shelf, transport, limits, reporter, serves)
         self._gate = Gate(limits, lambda name, why: reporter.write("limit", peer=name, reason=why))
 
@@ -126,7 +128,7 @@ class Runner:
         with self._workers() as self._pool:  # one job at a time, and one save
             try:
                 self._feed(events.Tick())
-                while not (self.peer.finished and self._job is self._saving is None):
+                while not self.peer.finished or self._job is not None or self._saver.pending:
                     if self._stop_reason is not None:
                         self._outcome.reason = self._stop_reason
                         break
@@ -146,19 +148,24 @@ class Runner:
                 if not self.peer.finished:
                     self._feed(events.Leave())
                 self._log.write("end", reason=self._outcome.reason, **self._totals)
-        if self._saving is not None:
-            self._saving.result()  # it has ended with the pool: a full disk must be told
+        self._saver.finish()
         self._outcome.weights = self._snapshot
         self._outcome.version, self._outcome.samples = self.peer.version, self.peer.samples
+
+    @property
+    def deadline(self) -> float | None:
+        """When the next step has something to do, even if nothing happens."""
+        due = [at for at in (self.peer.deadline, self._saver.again_at) if at is not None]
+        return min(due, default=None)
 
     # One step of the loop ---------------------------------------------------------------------
     def _step(self) -> None:
         if self._job is not None and self._job.done():
             job, self._job = self._job, None
             self._job_done(job.result())
-        if self._saving is not None and self._saving.done():
-            saving, self._saving = self._saving, None
-            self._keep_saved(saving.result())
+        if self._saver.pending and (seconds := self._saver.done(self._pool)) is not None:
+            self._log.write("persist", version=str(self.peer.version), seconds=seconds)
+            self._feed(events.Persisted(self._put_on_shelf()))
         received = self._transport.recv(self._timeout_s())
         if received is not None:
             self._receive(received)
@@ -166,7 +173,8 @@ class Runner:
             self._feed(events.Tick())
 
     def _timeout_s(self) -> float:
-        timeout_s = _IDLE_POLL_S if self._job is self._saving is None else _JOB_POLL_S
+        busy = self._job is not None or self._saver.pending
+        timeout_s = _JOB_POLL_S if busy else _IDLE_POLL_S
         if self._clock() < self._began_at + _SHORT_JOB_S:
             timeout_s = _JOB_POLL_S / 10
         if self.peer.deadline is not None:
@@ -302,20 +310,8 @@ class Runner:
             self.peer.me,
             self.peer.joined_at,
         )
-        if self._saving is not None:
-            self._saving.result()  # an older state must not be written after this one
-        self._saving = self._pool.submit(self._save, state)
+        self._saver.save(state, self._pool)
         self._began_at = self._clock()
-
-    def _save(self, state: Checkpoint) -> float:
-        """Seconds it took."""
-        started = self._clock()
-        self._checkpoints.save(state)
-        return round(self._clock() - started, 4)
-
-    def _keep_saved(self, seconds: float) -> None:
-        self._log.write("persist", version=str(self.peer.version), seconds=seconds)
-        self._feed(events.Persisted(self._put_on_shelf()))
 
     def _put_on_shelf(self) -> str:
         """Serve the snapshot under the version it has now. Returns its digest."""
@@ -328,6 +324,8 @@ class Runner:
     def _resume(self) -> None:
         """Go on from the checkpoint, if there is one."""
         checkpoint = self._checkpoints.load_of(self.peer.me, self._snapshot.schema)
+        if (damage := self._checkpoints.damage) is not None:
+            self._log.write("damaged", reason=damage)
         if checkpoint is not None:
             self._totals.update(checkpoint.totals)
             self._snapshot = checkpoint.weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,3 +93,85 @@ def test_a_truncated_checkpoint_says_what_to_do(tmp_path: Path) -> None:
     file.path.write_bytes(file.path.read_bytes()[:-1])
     with pytest.raises(BadModelFile, match=r"not a readable safetensors file.*move it away"):
         file.load()
+
+
+OLDER = replace(CHECKPOINT, version=Version(1, 6))
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    weights = one.weights.buffer.equal(other.weights.buffer)
+    return weights and replace(one, weights=WEIGHTS) == replace(other, weights=WEIGHTS)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> CheckpointFile:
+    """Version 1.7, and 1.6 before it."""
+    file = CheckpointFile(tmp_path / "checkpoint.safetensors")
+    file.save(OLDER)
+    file.save(CHECKPOINT)
+    return file
+
+
+def test_a_flipped_bit_anywhere_is_found_and_the_checkpoint_before_is_used(
+    two: CheckpointFile,
+) -> None:
+    good = two.path.read_bytes()
+    chance = random.Random(0)
+    places = [*range(0, len(good), 7), *range(len(good) - 8, len(good))]  # the last ones: weights
+    used_before = 0
+    for place in places:
+        flipped = bytearray(good)
+        flipped[place] ^= 1 << chance.randrange(8)
+        two.path.write_bytes(flipped)
+        found = two.load()
+        assert found is not None
+        if two.damage is None:  # a space of the padding became another one
+            assert same(found, CHECKPOINT), place
+        else:
+            used_before += 1
+            assert same(found, replace(OLDER, version=Version(2, 6)))
+            assert str(two.path) in two.damage
+    assert used_before > 0.9 * len(places)
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(
+    two: CheckpointFile, size: int
+) -> None:
+    two.path.write_bytes(two.path.read_bytes()[:size])
+    found = two.load()
+    assert found is not None
+    assert found.version == Version(2, 6), "others may know 1.7: it is never made twice"
+    assert "not a readable" in (two.damage or "")
+
+
+def test_a_damaged_checkpoint_is_kept_and_does_not_take_the_place_of_the_good_one(
+    two: CheckpointFile,
+) -> None:
+    two.path.write_bytes(b"damaged")
+    two.load()
+    two.save(replace(CHECKPOINT, version=Version(2, 7)))
+    assert two.damaged.read_bytes() == b"damaged"
+    assert two.load() is not None
+    assert two.damage is None
+    two.path.unlink()  # what a crash between two renames leaves
+    found = two.load()
+    assert found is not None
+    assert found.version == Version(2, 6)
+    assert "is missing" in (two.damage or "")
+
+
+def test_two_damaged_checkpoints_are_both_named(two: CheckpointFile) -> None:
+    for path in (two.path, two.previous):
+        path.write_bytes(b"damaged")
+    with pytest.raises(
+        BadModelFile, match=r"checkpoint\.safe.*checkpoint\.previous\.safe"
+    ) as told:
+        two.load()
+    assert "\n" not in str(told.value)
+
+
+def test_a_checkpoint_without_a_checksum_is_damaged(two: CheckpointFile) -> None:
+    two.path.write_bytes(two.path.read_bytes().replace(b"xxh3_128", b"xxh3_129"))
+    two.load()
+    assert "does not have its checksum" in (two.damage or "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from pathlib import Path
 
@@ -55,3 +57,40 @@ def test_a_torn_last_line_does_not_swallow_the_next_one(tmp_path: Path) -> None:
     EventLog(path).close()  # and a whole one is left as it is
     assert names(EventReader(path)) == ["start", "start"]
     assert len(path.read_text().splitlines()) == 3
+
+
+class FullDisk:
+    """Takes so many more bytes."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.room = room
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = self._file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_full_disk_costs_lines_is_told_once_and_says_so_later(tmp_path: Path, room: int) -> None:
+    path = tmp_path / "events.jsonl"
+    told: list[str] = []
+    log = EventLog(path, told.append)
+    assert log.write("start")
+    log._file.close()
+    disk = log._file = FullDisk(path, room)  # type: ignore[assignment]
+    assert [log.write("ping") for _ in range(5)] == [False] * 5
+    assert len(told) == 1
+    assert str(path) in told[0]
+    disk.room = 1 << 20
+    assert log.write("fit")
+    log.close()
+    events = [*EventReader(path).new()]
+    assert [event["event"] for event in events] == ["start", "unlogged", "fit"]
+    assert events[1]["events"] == 5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bt.files import write_atomic
+from bt.files import remove_leftovers, write_atomic
 
 
 @pytest.fixture(params=[0o022, 0o077])
@@ -108,3 +108,13 @@ def test_a_path_that_cannot_be_is_named(tmp_path: Path, name: str) -> None:
         write_atomic(tmp_path / name, b"x")
     assert (tmp_path / "file").read_text() == "precious"
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".0123456789abcdef.partial", ".mine.partial", "0123456789abcdef.partial", "x"):
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path / "not there")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ".mine.partial", "0123456789abcdef.partial", "x",
+    }  # fmt: skip

@@ -65,6 +65,10 @@ class VirtualDisk(Disk):
         self._names[target.name] = self._names.pop(path.name)
         self._journal.append((path.name, target.name))
 
+    def keep(self, path: Path, name: Path) -> None:
+        if path.name in self._names:
+            self.rename(path, name)
+
     def remove(self, path: Path) -> None:
         self.step("remove")
         self._names.pop(path.name, None)

@@ -149,6 +149,11 @@ def _crash(process: Process) -> None:
 
 def _fill(process: Process) -> None:
     process.disk.full = True
+    process.world.at(process.world.now + 15.0 * process.world.chance.random(), _empty, process)
+
+
+def _empty(process: Process) -> None:
+    process.disk.full = False
 
 
 def _pause(process_and_seconds: tuple[Process, float]) -> None:

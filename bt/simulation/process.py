@@ -68,8 +68,11 @@ class _Log:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def write(self, event: str, **fields: Any) -> None:
+    def write(self, event: str, **fields: Any) -> bool:
         self._process.step("log")
+        if event == "unsaved":
+            self._process.world.note(self._process.name, f"can't save {fields['version']}")
+        return True
 
 
 class Process:
@@ -105,6 +108,7 @@ class Process:
         world.note(self.name, "starts")
         path = world.scratch / f"{self.name}.safetensors"
         self.disk.put_out(path)
+        self.disk.put_out(CheckpointFile(path).previous)
         others = world.others(self.name)
         setup = world.setup
         self.peer = WatchedPeer(
@@ -215,7 +219,7 @@ class Process:
     def _timer(self, life: int) -> None:
         if self.up and life == self._life:
             self._wake_at = math.inf
-            if self.peer.deadline is not None and self.clock() >= self.peer.deadline:
+            if self._is_due():
                 self.wake()
             else:
                 self._set_timer()
@@ -240,7 +244,11 @@ class Process:
             return True
         if peer.finished and self.workers.idle:
             return True
-        return peer.deadline is not None and self.clock() >= peer.deadline
+        return self._is_due()
+
+    def _is_due(self) -> bool:
+        deadline = self.runner.deadline
+        return deadline is not None and self.clock() >= deadline
 
     def _guarded(self, work: Callable[[], object]) -> None:
         try:
@@ -264,7 +272,7 @@ class Process:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        deadline = self.peer.deadline
+        deadline = self.runner.deadline
         if deadline is None:
             return
         world = self.world

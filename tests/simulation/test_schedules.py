@@ -33,7 +33,7 @@ def test_every_kind_of_fault_happens() -> None:
         "cut": " cut between ",
         "crash": " dies",
         "wipe": " loses its disk",
-        "full": " fails: can't write ",
+        "full": " can't save ",
         "slow": " stands still for ",
         "clock": " has its clock go forward ",
         "leave": " ends: left",

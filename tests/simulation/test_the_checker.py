@@ -60,8 +60,8 @@ def no_sync(patch: pytest.MonkeyPatch) -> None:
 
 
 def written_in_place(patch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, *parts: Any, mode: int = 0o666, disk: Disk) -> None:
-        with disk.create(path, mode) as file:
+    def write(path: Path, *parts: Any, keep: Path | None, disk: Disk) -> None:
+        with disk.create(path, 0o666) as file:
             file.writelines(parts)
             disk.sync(file)
 
