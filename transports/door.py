@@ -19,6 +19,9 @@ from contextlib import closing, suppress
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from transports.hoard import Hoard
+from transports.sockets import WAITING
+
 HANDSHAKE_MS = 10_000  # a connection that has not proved its key by then is closed
 _MOST_OPEN = 2048  # file descriptors of this process, if half of its limit is not less
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
@@ -28,7 +31,9 @@ _DROP_ALL = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # B
 class Door:
     """The listening sockets of one process's transport; `look` now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        """`most_bytes`: of a message."""
+        self.hoard = Hoard(WAITING * (most_bytes + 1))
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         want = 16 * _MOST_OPEN if hard < 0 else min(hard, 16 * _MOST_OPEN)  # between two looks
         if 0 <= soft < want:
@@ -51,7 +56,11 @@ class Door:
                 made.disable_monitor()
 
     def look(self) -> None:
-        """Shut or open, as it is crowded or not: descriptors are numbered from the lowest free."""
+        """Shut or open, as it is crowded or not: descriptors are numbered from the lowest free.
+
+        Also looks at what they hoard.
+        """
+        self.hoard.look({listening.getsockname()[1] for listening in self._listening})
         try:
             with open(os.devnull, "rb", buffering=0) as next_one:
                 crowded = next_one.fileno() >= (self.most // 2 if self.shut else self.most)

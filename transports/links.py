@@ -6,7 +6,9 @@ Who connects sees a refusal only there: libzmq goes on trying without a word.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import zmq
 
@@ -16,9 +18,8 @@ _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _HUNG_UP = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _NO_CURVE = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _FAILED = _REFUSED | _HUNG_UP | _NO_CURVE
-EVENTS = (
-    _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
-)
+_CAME_OR_WENT = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+EVENTS = _FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | _CAME_OR_WENT
 
 
 @dataclass
@@ -28,12 +29,16 @@ class Link:
     peer: Origin
     dealer: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
+    called: set[int]  # the descriptor of every connection made is added to these
     connected: bool = False
     failed: int = 0  # how the last handshake did, until one succeeds
     lost_at: float | None = None  # and libzmq has not said that it tries again
 
-    def saw(self, event: int) -> bool:
-        """Take an event of the monitor; whether the peer has just become reachable."""
+    def saw(self, message: Mapping[str, Any]) -> bool:
+        """Take a message of the monitor; whether the peer has just become reachable."""
+        event = int(message["event"])
+        if event == zmq.EVENT_CONNECTED:
+            self.called.add(message["value"])
         self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
         # A failure is told of in place of the end of the connection, also long after it was made.
         ended = event & (_FAILED | zmq.EVENT_DISCONNECTED)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import zmq
 
 
+WAITING = 32  # messages per connection; the rest waits at the sender
+
+
 def new_socket(
     context: zmq.Context[zmq.Socket[bytes]], kind: int, most_bytes: int
 ) -> zmq.Socket[bytes]:
     """A new socket; a frame larger than `most_bytes` ends the connection it comes over."""
     new = context.socket(kind)
     new.setsockopt(zmq.MAXMSGSIZE, most_bytes)
-    new.setsockopt(zmq.RCVHWM, 32)  # messages per connection; the rest waits at the sender
+    new.setsockopt(zmq.RCVHWM, WAITING)
     new.setsockopt(zmq.RECONNECT_IVL, 100)  # ms, doubling up to
     new.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     new.setsockopt(zmq.CONNECT_TIMEOUT, 5000)

@@ -93,7 +93,7 @@ class ZeroMQTransport:
         self._closed = False
         self._links: dict[zmq.Socket[bytes], Link] = {}  # by monitor
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
-        self._door = Door()
+        self._door = Door(max_message_bytes)
         try:
             self._ends: Anyone | Curve = Anyone(me, self.peers, outside=outside)
             if keys is not None:
@@ -173,8 +173,8 @@ class ZeroMQTransport:
             for key in sorted(valid - have.keys()):
                 dealer = self._socket(zmq.DEALER)
                 monitor = dealer.get_monitor_socket(EVENTS)
-                self._links[monitor] = link = Link(Origin(name, key), dealer, monitor)
-                self._senders[dealer] = link.peer
+                self._senders[dealer] = peer = Origin(name, key)
+                self._links[monitor] = link = Link(peer, dealer, monitor, self._door.hoard.called)
                 self._ways[name].insert(0, link)
                 self._poller.register(dealer, zmq.POLLIN)
                 self._poller.register(monitor, zmq.POLLIN)
@@ -209,6 +209,7 @@ class ZeroMQTransport:
         self._senders[subscriber] = peer
         self._published_at[peer.name] = (peer, str(address))
         self._poller.register(subscriber, zmq.POLLIN)
+        self._door.hoard.watch(subscriber)
         self._link(subscriber, address)
 
     def _unsubscribe(self, name: str) -> None:
@@ -306,8 +307,8 @@ class ZeroMQTransport:
                 link.dealer.disable_monitor()
                 if not connected:
                     link.dealer.close(linger=0)
-            for subscriber in self._subscribers.values():
-                subscriber.close(linger=0)
+            for name in [*self._subscribers]:
+                self._unsubscribe(name)
             # In a thread: once in some thousand times libzmq does not come back from lingering.
             leave = {"linger": round(linger_s * 1000)}
             ending = threading.Thread(target=self._context.destroy, kwargs=leave, daemon=True)
@@ -320,7 +321,7 @@ class ZeroMQTransport:
         ZMQ_IMMEDIATE would say so too, but drops what has arrived unread when a peer leaves.
         """
         while int(link.monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            if link.saw(recv_monitor_message(link.monitor)["event"]):
+            if link.saw(recv_monitor_message(link.monitor)):
                 self._greet(link.dealer)
         return link.connected
 
@@ -369,6 +370,7 @@ class ZeroMQTransport:
                 return None
         else:
             sender = self._senders[ready]
+        self._door.hoard.took(sender.name, got)
         tag, *frames = [part.buffer for part in got] or [memoryview(b"")]
         if tag == _MESSAGE:
             return Received(sender.name, tuple(frames), reply_to)

@@ -36,6 +36,18 @@ def connected(address):
     return raw
 
 
+def zmtp_null(address, me):
+    """A plain socket that has said what a DEALER called `me` without keys says at first."""
+    raw = connected(address)
+    mine = b"\x0bSocket-Type\0\0\0\x06DEALER\x08Identity" + len(me).to_bytes(4, "big") + me
+    greeting = b"\xff" + bytes(7) + b"\x01\x7f\x03\0NULL" + bytes(48)
+    raw.sendall(greeting)
+    raw.recv(64, socket.MSG_WAITALL)  # libzmq hangs up on who does not wait
+    raw.sendall(b"\x04" + bytes([6 + len(mine)]) + b"\x05READY" + mine)
+    raw.recv(raw.recv(2, socket.MSG_WAITALL)[1], socket.MSG_WAITALL)  # its READY
+    return raw
+
+
 def equipped(dealer, me, keys=None, server_key=""):
     """Make a DEALER claim to be `me`, with keys if there are some."""
     dealer.linger = 0
