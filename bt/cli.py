@@ -37,12 +37,11 @@ def main() -> None:
         sys.exit(130)
     except Exception as exc:
         from bt.config import ConfigError
-        from bt.errors import USER_ERRORS
-        from bt.wording import printable
+        from bt.errors import in_one_line
 
-        if not isinstance(exc, USER_ERRORS):
+        if (line := in_one_line(exc)) is None:
             raise
-        typer.secho(f"bt: {printable(str(exc))}", fg="red", err=True)
+        typer.secho(f"bt: {line}", fg="red", err=True)
         sys.exit(2 if isinstance(exc, ConfigError) else 1)
 
 
@@ -98,6 +97,7 @@ def train(
     ] = None,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
+    longest_wait: opt.LongestWait = None,
     compression: opt.Compression = None,
     fanout: opt.Fanout = None,
     seed: opt.Seed = None,
@@ -174,6 +174,7 @@ def peer(
     transport: Annotated[str | None, typer.Option(help="zmq, the only one here.")] = None,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
+    longest_wait: opt.LongestWait = None,
     compression: opt.Compression = None,
     fanout: opt.Fanout = None,
     seed: opt.Seed = None,

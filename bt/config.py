@@ -64,6 +64,7 @@ class FederationConfig:
     transport: str = "zmq"  # zmq, mpi or inproc
     ping_timeout_s: float = 5.0
     pull_timeout_s: float = 60.0
+    longest_wait_s: float = 86_400.0  # once done, for the others, whatever progress they make
     pulls_at_once: int = 2
     fanout: int | None = None  # random peers a round asks; None: all
     compression: str = "none"  # of models on the wire: none, auto or one of messages.ENCODINGS
@@ -116,7 +117,14 @@ _AT_MOST = {
     "rounds": 1_000_000,
 }
 _LARGEST = (1 << 31) - 1  # of any other whole number: what every library below can take
-_POSITIVE = ("crop", "spacing_mm", "learning_rate", "ping_timeout_s", "pull_timeout_s")
+_POSITIVE = (
+    "crop",
+    "spacing_mm",
+    "learning_rate",
+    "ping_timeout_s",
+    "pull_timeout_s",
+    "longest_wait_s",
+)
 
 
 def change(config: Config, settings: dict[str, Any]) -> Config:

@@ -7,12 +7,13 @@ from bt.data.checks import ScanError
 from bt.data.labels import LabelError
 from bt.data.scan import DataError
 from bt.modelfile import BadModelFile
-from bt.precision import NoSuchDevice
+from bt.precision import NoSuchDevice, ran_out_of_memory
 from bt.report.study import ReportError
 from bt.rundir import RunFolderError
 from bt.runner import Diverged
 from bt.trainer import NothingToTrainOn, TooLargeToTrain
 from bt.weights import UnsupportedTensor
+from bt.wording import printable
 from launchers.base import LaunchError
 from transports.base import TransportError
 
@@ -33,3 +34,15 @@ USER_ERRORS = (
     TransportError,
     UnsupportedTensor,
 )
+
+
+def in_one_line(exc: BaseException) -> str | None:
+    """What to tell whose error this is; None if it is ours."""
+    if isinstance(exc, USER_ERRORS):
+        return printable(str(exc))
+    if isinstance(exc, Exception) and ran_out_of_memory(exc):
+        return (
+            "there is not enough memory: end other programs, or lower --batch-size, --crop or "
+            f"--filters ({printable(str(exc).partition(chr(10))[0]) or type(exc).__name__})"
+        )
+    return None

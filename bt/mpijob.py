@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +21,24 @@ from bt import config as configs
 from bt import rundir
 from bt.config import Config, ConfigError
 from bt.console import make_console
-from bt.errors import USER_ERRORS
+from bt.errors import USER_ERRORS, in_one_line
 from bt.federation import Prepared, gather, prepare
 from bt.node import Node, peer_names
 from bt.peer import STOPPING, build_trainer, following, own_scans, stopping
 from bt.threads import threads_each
 from bt.train import finish, run_name
-from bt.wording import printable
+from transports.base import TransportError
 from transports.mpi import MPITransport, world
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 _POLL_S = 0.02  # waiting for the other ranks must leave the processors to them
+_LOST_S = 3600.0  # a rank that has not come by then, with all others at the end, never will
+LOST = (
+    "Under MPI a lost rank ends the job. Every peer keeps its checkpoints: then give the same "
+    "command again, and it goes on from them."
+)
 
 
 def train_under_mpi(settings: Callable[[], Config], out: Path | None, *, as_json: bool) -> int:
@@ -64,20 +70,23 @@ def train_under_mpi(settings: Callable[[], Config], out: Path | None, *, as_json
         return 0
     try:
         ended = _take_part(comm, configs.parse(told["config"]), Path(told["out"]), console)
-        _wait(comm.Ibarrier())  # all have written their results
+        if ended == "interrupted":
+            console.print(STOPPING)  # now: a rank that was lost never comes to the barrier
+        _wait(comm.Ibarrier(), _LOST_S)  # all have written their results
         code = 0
         if run is not None:
-            if ended == "interrupted":
-                console.print(STOPPING)
             with console.status("Evaluating the aggregated model"):
                 results = gather(run, Path(told["out"]), ended, time.monotonic() - started)
             network = run.config.model.name
             code = finish(results, Path(told["out"]), network, console, as_json=as_json)
         _wait(comm.Ibarrier())
         return code
-    except USER_ERRORS as exc:
+    except Exception as exc:
+        if (line := in_one_line(exc)) is None:
+            traceback.print_exc()
+            line = "failed, see above"
         Console(stderr=True, markup=False).print(
-            f"bt: rank {comm.rank}: {printable(str(exc))}", style="red", soft_wrap=True
+            f"bt: rank {comm.rank}: {line}", style="red", soft_wrap=True
         )
         comm.Abort(1)  # the others would wait for this rank for ever
         raise
@@ -106,6 +115,7 @@ def _prepare(
     folder = rundir.choose(out, run_name(config)).resolve()
     if rundir.enter(folder, run.config):
         console.print(f"Going on with the unfinished run in {folder}", soft_wrap=True)
+    console.print(LOST, style="dim", soft_wrap=True)
     return run, folder
 
 
@@ -147,6 +157,9 @@ def _share(comm: MPI.Intracomm, told: dict[str, Any]) -> dict[str, Any]:
     return shared
 
 
-def _wait(request: MPI.Request) -> None:
+def _wait(request: MPI.Request, most_s: float = float("inf")) -> None:
+    until = time.monotonic() + most_s
     while not request.Test():
+        if time.monotonic() > until:
+            raise TransportError("a rank is lost, and MPI has not ended the job; start it again")
         time.sleep(_POLL_S)

@@ -187,6 +187,15 @@ PullTimeout = Annotated[
         help="How long weights may take. Default: 60.",
     ),
 ]
+LongestWait = Annotated[
+    float | None,
+    typer.Option(
+        "--longest-wait",
+        metavar="S",
+        rich_help_panel=_RUN,
+        help="How long to wait for the others once this peer is done. Default: 86400, a day.",
+    ),
+]
 Compression = Annotated[
     str | None,
     typer.Option(
@@ -280,6 +289,7 @@ _SETTINGS = {
     "model": "name",
     "ping_timeout": "ping_timeout_s",
     "pull_timeout": "pull_timeout_s",
+    "longest_wait": "longest_wait_s",
 }
 _NOT_SETTINGS = ("config", "out", "json", "ctx")
 

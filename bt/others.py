@@ -23,7 +23,12 @@ class Timing:
     pull_s: float = 60.0  # a peer of whose model nothing comes this long is skipped
     heartbeat_s: float = 1.0  # between pings while waiting for the others
     patience_s: float = 3600.0  # at the end, for a peer that lives but makes no progress
+    longest_s: float = 86_400.0  # at the end, for all others, whatever progress they make
     set_aside_s: float = 30.0  # first pause for a peer that sent something invalid; doubles
+
+    def waits_until(self, moved_at: float, done_at: float) -> float:
+        """At the end, when this one is done: for a peer that last made progress at `moved_at`."""
+        return min(max(moved_at, done_at) + self.patience_s, done_at + self.longest_s)
 
 
 @dataclass(slots=True)
@@ -65,14 +70,14 @@ class Others(dict[str, Other]):
             return False
         return other.known is None or other.known.state == "training"
 
-    def awaited(self, now: float, since: float, patience_s: float) -> list[str]:
+    def awaited(self, now: float, since: float, timing: Timing) -> list[str]:
         """The states of those within reach that made progress lately, or at least since then."""
         return [
             other.known.state if other.known else "training"
             for other in self.values()
             if not other.gone
             and not other.trust.withheld(now)
-            and now < max(other.moved_at, since) + patience_s
+            and now < timing.waits_until(other.moved_at, since)
         ]
 
     def set_aside(self, now: float) -> tuple[Aside, ...]:

@@ -358,7 +358,7 @@ class Peer:
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""
         done_at = now if self._done_at is None else self._done_at
-        waiting_for = self._others.awaited(now, done_at, self.timing.patience_s)
+        waiting_for = self._others.awaited(now, done_at, self.timing)
         if self.state == "done" and "training" not in waiting_for:
             self._aggregating = True
             self._start_pulls(self._others, now)

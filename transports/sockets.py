@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zmq
 
-
 WAITING = 32  # messages per connection; the rest waits at the sender
 
 

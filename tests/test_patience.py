@@ -1,0 +1,35 @@
+"""How long a peer that is done waits for others that are not: never for ever."""
+
+from __future__ import annotations
+
+from bt import events
+from bt.others import Timing
+from bt.versions import Version
+from tests.simulated import SCHEMA, Federation
+from transports import messages
+
+TIMING = Timing()
+
+
+def test_a_peer_that_makes_progress_and_never_gets_done_is_not_waited_for_for_ever() -> None:
+    federation = Federation(("a", "b", "c"), rounds=1)
+    for name in ("a", "b"):
+        federation.update(name)
+    started, count = federation.now, 0
+    while not federation.peers["a"].finished:
+        count += 1  # of c, which is honest and slow, or wants to keep the others
+        for name in ("a", "b"):
+            told = messages.Version("c", Version(0, count), 1, SCHEMA.hash, "training", None)
+            federation.feed(name, events.Received(told))
+        federation.wait(TIMING.patience_s / 2)
+        federation.deliver_all()
+        assert federation.now - started < TIMING.longest_s + TIMING.patience_s
+    assert federation.now - started > TIMING.longest_s - TIMING.patience_s
+    assert set(federation.aggregated["a"]) == {"b"}
+
+
+def test_patience_begins_with_the_last_progress_and_ends_with_the_longest_wait() -> None:
+    assert TIMING.waits_until(moved_at=5.0, done_at=100.0) == 100.0 + TIMING.patience_s
+    assert TIMING.waits_until(moved_at=200.0, done_at=100.0) == 200.0 + TIMING.patience_s
+    late = 100.0 + TIMING.longest_s - 1
+    assert TIMING.waits_until(moved_at=late, done_at=100.0) == 100.0 + TIMING.longest_s
