@@ -83,8 +83,7 @@ class Saver:
 
     def _say(self, version: str, reason: str) -> None:
         if not self._log.write("unsaved", version=version, reason=reason):
-            again = f"tried again every {AGAIN_S:g} s"
-            self._tell(f"version {version} can't be saved: {reason}; {again}")
+            self._tell(f"can't save version {version}, tries again: {reason}")
 
     def _write(self, state: Checkpoint) -> float:
         started = self._clock()
