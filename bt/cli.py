@@ -16,6 +16,7 @@ from bt.config import Config
 from bt.experiment.cli import app as experiment_app
 from bt.report.cli import report
 from bt.simulation.cli import simulate
+from bt.watching.cli import status
 
 app = typer.Typer(
     name="bt",
@@ -261,6 +262,7 @@ def show(
 
 
 app.command(cls=opt.Command)(report)
+app.command(cls=opt.Command)(status)
 app.add_typer(experiment_app, name="experiment")
 
 

@@ -12,6 +12,7 @@ from bt.report.study import ReportError
 from bt.rundir import RunFolderError
 from bt.runner import Diverged
 from bt.trainer import NothingToTrainOn, TooLargeToTrain
+from bt.watching.folder import NothingToWatch
 from bt.weights import UnsupportedTensor
 from bt.wording import printable
 from launchers.base import LaunchError
@@ -24,6 +25,7 @@ USER_ERRORS = (
     Diverged,
     LabelError,
     LaunchError,
+    NothingToWatch,
     NoSuchDevice,
     NothingToTrainOn,
     OSError,  # a full disk, a missing permission, a file that is not there

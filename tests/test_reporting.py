@@ -67,7 +67,7 @@ def test_it_tells_what_the_peer_knows_and_what_happened() -> None:
     assert told.others["d"] == Known(None, None, None, None, gone=True)
     assert told.aside.keys() == {"c"}
     assert told.aside["c"].left_s == 26  # of 30
-    assert told.aside["c"].reason == "trains another model \\x1b[2J"
+    assert told.aside["c"].reason.startswith("trains another model (schema ffffffff")
     assert told.fits == (Fit(2, 500_000, None),)
     assert [(e.number, e.ago_ms, e.event, e.peer, e.text) for e in told.events] == [
         (1, 3000, "start", None, "v0"),
