@@ -93,7 +93,7 @@ def train(
         str | None,
         typer.Option(
             help="zmq (default): a process per peer; mpi: a rank per peer, chosen under mpirun; "
-            "inproc: threads of one process."
+            "inproc: threads of one process; folder:DIR: processes that share a folder."
         ),
     ] = None,
     ping_timeout: opt.PingTimeout = None,
@@ -172,7 +172,10 @@ def peer(
     device: opt.Device = None,
     rounds: opt.Rounds = None,
     schedule: opt.ScheduleName = None,
-    transport: Annotated[str | None, typer.Option(help="zmq, the only one here.")] = None,
+    transport: Annotated[
+        str | None,
+        typer.Option(help="zmq (default), or folder:DIR, which all share: no network needed."),
+    ] = None,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     longest_wait: opt.LongestWait = None,
@@ -194,16 +197,19 @@ def peer(
     """
     from bt import contacts
     from bt import peer as one_peer
+    from bt.config import folder_of
     from bt.console import make_console
 
-    own = contacts.of(roster, keys, name, listen, peer or [], announce, insecure=insecure)
     here = ("part", *opt.CONTACTS)
     given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
     if part is None and config is None and test_scans is None:
         given["test_scans"] = 0  # all scans are this peer's own
     settings = opt.to_config(given)
-    if settings.federation.transport != "zmq":
-        raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
+    folder = folder_of(settings.federation.transport)
+    if folder is None and settings.federation.transport != "zmq":
+        raise typer.BadParameter("bt peer speaks zmq or folder:DIR; under mpirun use bt train")
+    who = roster, keys, name, listen, peer or [], announce
+    own = contacts.of(*who, insecure=insecure, folder=folder)
     raise typer.Exit(one_peer.run(settings, own, part, out, make_console()))
 
 

@@ -60,7 +60,7 @@ class Outside:
         members = {} if self.roster is None else self.roster.members
         transport = ZeroMQTransport(
             self.name,
-            "tcp://127.0.0.1:*",
+            None,
             {name: self.peers[name] for name in self.askable},
             outside=True,
             max_message_bytes=self.limits.max_message_bytes,

@@ -1,4 +1,4 @@
-"""Files in a folder that others write to as well: whole or not there, and never followed elsewhere.
+"""Files in a folder that others write to as well: whole or not there, and no links.
 
 Names below a folder are opened one by one and never through a symlink: whoever may write there
 must not lead a peer to files outside it. What is read is bounded, and a regular file.

@@ -57,7 +57,7 @@ class FolderTransport:
             raise TransportError(f"peer {me} is among its own peers")
         self.me = me
         self._path = os.path.abspath(path)
-        self._like = like = _checked(self._path, insecure=insecure)
+        self._like = like = check_folder(self._path, insecure=insecure)
         self._closed = False
         self._outboxes: dict[str, Outbox] = {}
         self._arrived: deque[Received] = deque()  # answers that peers have left
@@ -140,7 +140,7 @@ class FolderTransport:
                 if received.sender in self.peers:
                     return received
         except OSError:
-            self._pause_s = _MOST_S  # the file server is away; whether for good, the seat finds out
+            self._pause_s = _MOST_S  # the file server is away; if for good, the seat finds out
         return None
 
     def _look_around(self, *, now: bool = False) -> None:
@@ -167,7 +167,7 @@ class FolderTransport:
             raise TransportError(f"the transport of {self.me} is closed")
 
 
-def _checked(path: str, *, insecure: bool) -> os.stat_result:
+def check_folder(path: str, *, insecure: bool = False) -> os.stat_result:
     """The folder, as it is. Raises TransportError if it is not one to use."""
     try:
         found = os.stat(path)

@@ -55,7 +55,9 @@ class Left:
                 f"can't leave the model in {self._path}/{self._me}: {exc.strerror}"
             ) from exc
 
-    def answer(self, of: str, question: Sequence[Frame], *, there: bool) -> messages.Message | None:
+    def answer(
+        self, of: str, question: Sequence[Frame], *, there: bool
+    ) -> messages.Message | None:
         """What `of` would answer, from what it left; None: ask it.
 
         `there`: whether it is running.
@@ -66,17 +68,16 @@ class Left:
             asked = messages.decode(question, limits=_LIMITS)
         except messages.MessageError:
             return None
+        if (told := self._read(of)) is None:
+            return None
         match asked:
             case messages.Ping():
-                return self._version(of, there=there)
+                return self._version(told, there=there)
             case messages.Pull():
                 return self._range(of, asked, there=there)
         return None
 
-    def _version(self, of: str, *, there: bool) -> messages.Version | None:
-        told = self._read(of)
-        if told is None:
-            return None
+    def _version(self, told: messages.Version, *, there: bool) -> messages.Version:
         if not there and told.state != "finished":
             told = replace(told, state="away")
         seen = None if self._before is None else self._before.version

@@ -82,7 +82,7 @@ class Outbox:
             with files.folder(self._path, self._to, INBOX) as inbox:
                 if not self._has_room(inbox, size):
                     raise PeerGone(self._to, "does not read its messages")
-                parts = [_MAGIC, digest.digest(), lengths, *views]
+                parts: list[Frame] = [_MAGIC, digest.digest(), lengths, *views]
                 files.write(name, parts, inbox, self._like)
         except OSError as exc:
             place = f"{self._path}/{self._to}/{INBOX}"

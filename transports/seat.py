@@ -85,7 +85,7 @@ class Seat:
         )
 
     def beat(self) -> None:
-        """Say that this peer is there; call it often. Raises TransportError if the place is lost."""
+        """Say that this peer is there; call it often. Raises TransportError if another took it."""
         if time.monotonic() < self._touched[1] + BEAT_S:
             return
         try:
@@ -128,4 +128,3 @@ def _read(own: int) -> re.Match[str] | None:
         return _WHO.fullmatch(files.read(_ALIVE, own, 1024).decode("ascii", errors="replace"))
     except FileNotFoundError:
         return None
-
