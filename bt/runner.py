@@ -36,8 +36,7 @@ from transports.base import PeerGone, Received, Transport, Unwelcome
 _JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
 _SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
-# A training thread busy in Python would make others wait for their answers (default: 5 ms).
-_SWITCH_INTERVAL_S = 5e-4
+_SWITCH_INTERVAL_S = 5e-4  # a trainer busy in Python would make others wait (default: 5 ms)
 
 
 class Diverged(Exception):

@@ -42,7 +42,8 @@ def join(addresses, keys):
             if keys:
                 theirs = {name: {keys[name].public} for name in peers}
                 options = {"keys": keys[me], "peer_keys": theirs, **options}
-            transport = ZeroMQTransport(me, addresses[me], peers, **options)
+            options = {"listen": addresses[me], **options}
+            transport = ZeroMQTransport(me, peers=peers, **options)
             stack.callback(transport.close, linger_s=0)
             return transport
 
