@@ -274,8 +274,8 @@ def addresses_of(
             )
         if not equals and listen is None:
             raise ConfigError(
-                f"--peer {entry}: where is it? --peer {entry}=ADDRESS; the name alone is for peers "
-                "that connect to this one, at its --listen"
+                f"--peer {entry}: where is it? --peer {entry}=ADDRESS; the name alone is for one"
+                " that connects to this one, at its --listen"
             )
         if other in found:
             raise ConfigError(f"--peer {other} is given twice")
