@@ -205,6 +205,11 @@ def parse(text: str, config: Config | None = None) -> Config:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:  # ValueError: also for a number of 5000 digits
         raise ConfigError(f"not valid TOML: {exc}") from exc
+    return from_tables(content, config)
+
+
+def from_tables(content: dict[str, Any], config: Config | None = None) -> Config:
+    """`config` (default: all defaults) with what the tables of a TOML file set."""
     config = config or Config()
     known = [part.name for part in fields(config)]
     for section, settings in content.items():
@@ -220,13 +225,19 @@ def parse(text: str, config: Config | None = None) -> Config:
     return config
 
 
-def to_toml(config: Config) -> str:
-    """The whole config as TOML; settings that are None are left out, as TOML has no null."""
+def to_toml(config: Config, *, unlike: Config | None = None) -> str:
+    """The config as TOML: the whole of it, or what is unlike another.
+
+    Settings that are None are left out, as TOML has no null.
+    """
+    other = {} if unlike is None else asdict(unlike)
     lines = [f"seed = {config.seed}"]
     for section, settings in asdict(config).items():
         if isinstance(settings, dict):
-            lines += ["", f"[{section}]"]
-            lines += [f"{k} = {_toml(v)}" for k, v in settings.items() if v is not None]
+            known = other.get(section, {})
+            told = {k: v for k, v in settings.items() if v is not None}
+            said = [f"{k} = {_toml(v)}" for k, v in told.items() if known.get(k) != v]
+            lines += ["", f"[{section}]", *said] if said else []
     return "\n".join(lines) + "\n"
 
 

@@ -18,9 +18,10 @@ from bt.config import Config, folder_of
 from bt.console import Progress
 from bt.data.cache import load_volumes
 from bt.federation import Prepared
-from bt.node import Node, make_trainer, peer_names
+from bt.node import Node, make_trainer
 from bt.peer import MERGED_NOBODY, STOPPING
 from bt.threads import threads_each
+from bt.wording import peer_names
 from launchers.base import Command
 from launchers.local import LocalLauncher
 from transports.inproc import Network
@@ -66,7 +67,7 @@ def _peer_command(
     name, folder = names[number], folder_of(config.federation.transport)
     argv = ["peer", "--config", str(out / "config.toml")]
     argv += ["--name", name, "--part", f"{number + 1}/{len(names)}", "--out", str(out / name)]
-    argv += ["--precision", config.train.precision]
+    argv += ["--precision", config.train.precision, "--launched-by", "train"]
     if folder is None:
         argv += ["--listen", f"ipc://{sockets / name}"]
     for other in names:

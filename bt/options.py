@@ -266,6 +266,16 @@ Insecure = Annotated[
         "who they say. Think twice.",
     ),
 ]
+PeerTransport = Annotated[
+    str | None,
+    typer.Option(
+        "--transport",
+        rich_help_panel=_RUN,
+        help="zmq (default); folder:DIR, which all share: no network needed; mpi: the others are "
+        "the other ranks of an mpirun.",
+    ),
+]
+LaunchedBy = Annotated[str | None, typer.Option(hidden=True)]  # train or launch
 CONTACTS = ("roster", "keys", "name", "listen", "peer", "announce", "insecure")
 Fanout = Annotated[
     int | None,

@@ -165,10 +165,11 @@ def test_a_peers_addresses_are_looked_at_before_its_scans(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_peer_needs_to_know_the_others_and_speaks_zmq_only(bt: Bt, cohort: Path) -> None:
+def test_peer_needs_to_know_the_others(bt: Bt, cohort: Path) -> None:
     rest = ["--data", cohort, "--out", "A"]
     misused(bt("peer", *PEER[:4], *rest), "--peer")
-    misused(bt("peer", *PEER, *rest, "--transport", "mpi"), "zmq")
+    misused(bt("peer", *PEER, *rest, "--transport", "inproc"), "zmq")
+    refused(bt("peer", *PEER, *rest, "--transport", "mpi"), "--listen with transport mpi")
     refused(bt("peer", *PEER, "--out", "A"), "--data")
     assert not Path("A").exists()
 
