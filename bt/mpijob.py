@@ -154,7 +154,7 @@ class _Ranks(Contacts):
     def neighbours(self) -> int:
         return _ranks_here(self.comm) - 1
 
-    def connect(self, max_message_bytes: int) -> MPITransport:  # type: ignore[override]
+    def connect(self, max_message_bytes: int) -> MPITransport:
         return MPITransport(self.comm, self.names, max_message_bytes=max_message_bytes)
 
 

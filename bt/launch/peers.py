@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import bt
-from bt.config import Config, ConfigError, change, to_toml
+from bt.config import Config, ConfigError, change, folder_of, to_toml
 from bt.launch.hosts import Description, Host
 from bt.threads import threads_each
 from launchers.base import Command
@@ -16,11 +16,12 @@ SETTINGS = "settings.toml"  # in a peer's folder: what the launcher tells it
 
 
 def transport_of(description: Description, via: str) -> str:
-    """zmq or mpi: as stated, or what the way of launching has. Raises ConfigError."""
+    """zmq, mpi or folder:DIR: as stated, or what the way has. Raises ConfigError."""
     jobs = via in ("mpirun", "slurm")
     met = any(host.address or host.roster or host.keys for host in description.hosts)
     transport = description.transport or ("mpi" if jobs and not met else "zmq")
-    if transport not in (("zmq", "mpi") if jobs else ("zmq",)):
+    shared = folder_of(transport) is not None
+    if not shared and transport not in (("zmq", "mpi") if jobs else ("zmq",)):
         raise ConfigError(f"transport {transport} does not go with --via {via}")
     return transport
 
@@ -86,6 +87,9 @@ def _meeting(
     """How a peer finds the others. Raises ConfigError."""
     if transport == "mpi":
         return ["--name", host.name]
+    if folder_of(transport) is not None:
+        others = [each.name for each in description.hosts if each.name != host.name]
+        return ["--name", host.name, *(word for other in others for word in ("--peer", other))]
     if (host.roster is None) != (host.keys is None):
         raise ConfigError(f"{host.name}: roster and keys go together")
     if host.roster is not None and host.keys is not None:
