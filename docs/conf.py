@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
-
 from bt import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "BrainTorrent"
 author = "the BrainTorrent authors"
