@@ -21,7 +21,10 @@ BENCHMARKS = {  # the module whose run() does it
     "trainer": "benchmarks.trainer",
     "memory": "benchmarks.peaks",
 }
-ON_REQUEST = {"dice": "benchmarks.compression_dice"}  # needs scans, and hours
+ON_REQUEST = {  # need scans, and time
+    "dice": "benchmarks.compression_dice",
+    "liars": "benchmarks.liars",
+}
 app = typer.Typer(
     name="bench",
     add_completion=False,
@@ -117,6 +120,20 @@ def dice(
             ["dice"], quick=quick, as_json=as_json, data=data, seeds=seeds, options=options or []
         )
     )
+
+
+@app.command()
+def liars(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder of labelled scans.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny: only to see that it runs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """What one liar among five does to the aggregated model, by merge rule; by training."""
+    _finish(bench(["liars"], quick=quick, as_json=as_json, data=data, seeds=seeds, jobs=jobs))
 
 
 def bench(

@@ -55,7 +55,6 @@ class Nothing:
 
     samples = 1
     path = Path("nowhere")
-    damage: str | None = None
 
     def __init__(self, name: str, weights: FlatWeights) -> None:
         self.served = 0  # models, whole
@@ -345,7 +344,7 @@ def merge(places: Sequence[str], nbytes: int, peers: int = 9) -> Iterator[Pull]:
     def once() -> list[model.Floats]:
         rule.start(own, 1)
         for _ in range(peers):
-            rule.add(0, theirs, 1)
+            rule.add("other", 0, theirs, 1)
         return [values.numpy() for _, values in rule.finish().floats()]
 
     yield once

@@ -159,7 +159,16 @@ class Dice:
     against_none: float | None = None  # difference of the means
 
 
-Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice | Trained
+@dataclass(frozen=True, slots=True)
+class Lied:
+    """Dice of the aggregated model on the test scans, with or without a liar."""
+
+    mean: float
+    by_seed: list[float]
+    against_honest: float  # difference from the plain mean of honest peers alone
+
+
+Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice | Lied | Trained
 
 
 @dataclass

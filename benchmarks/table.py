@@ -10,7 +10,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results import Beside, Dice, Found, Idle, Memory, Ping, Round, Trained, Transfer
+from benchmarks.results import (
+    Beside,
+    Dice,
+    Found,
+    Idle,
+    Lied,
+    Memory,
+    Ping,
+    Round,
+    Trained,
+    Transfer,
+)
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -58,6 +69,13 @@ def show(console: Console, title: str, found: Found) -> None:
             seeds = " ".join(f"{score:.3f}" for score in dice.by_seed)
             against = "" if dice.against_none is None else f"{dice.against_none:+.3f}"
             table.add_row(name, f"{dice.mean:.3f}", seeds, against, f"{dice.mb:.1f}")
+        console.print(table)
+    lied = {name: case for name, case in found.cases.items() if isinstance(case, Lied)}
+    if lied:
+        table = _table("aggregated Dice, a liar among five", lied, ["mean", "by seed", "off"])
+        for name, one_lied in lied.items():
+            seeds = " ".join(f"{score:.3f}" for score in one_lied.by_seed)
+            table.add_row(name, f"{one_lied.mean:.3f}", seeds, f"{one_lied.against_honest:+.3f}")
         console.print(table)
     for kind in get_args(Trained):
         same = {name: case for name, case in found.cases.items() if isinstance(case, kind)}

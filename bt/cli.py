@@ -14,7 +14,6 @@ from bt.cli_keys import keys_app, roster_app
 from bt.cli_model import evaluate, export, predict
 from bt.config import Config
 from bt.experiment.cli import app as experiment_app
-from bt.launch.cli import launch
 from bt.report.cli import report
 from bt.simulation.cli import simulate
 from bt.watching.cli import status
@@ -94,7 +93,7 @@ def train(
         str | None,
         typer.Option(
             help="zmq (default): a process per peer; mpi: a rank per peer, chosen under mpirun; "
-            "inproc: threads of one process; folder:DIR: processes that share a folder."
+            "inproc: threads of one process."
         ),
     ] = None,
     ping_timeout: opt.PingTimeout = None,
@@ -102,6 +101,7 @@ def train(
     longest_wait: opt.LongestWait = None,
     compression: opt.Compression = None,
     fanout: opt.Fanout = None,
+    merge: opt.Merge = None,
     seed: opt.Seed = None,
     out: opt.Out = None,
     config: opt.ConfigFile = None,
@@ -173,15 +173,15 @@ def peer(
     device: opt.Device = None,
     rounds: opt.Rounds = None,
     schedule: opt.ScheduleName = None,
-    transport: opt.PeerTransport = None,
+    transport: Annotated[str | None, typer.Option(help="zmq, the only one here.")] = None,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     longest_wait: opt.LongestWait = None,
     compression: opt.Compression = None,
     fanout: opt.Fanout = None,
+    merge: opt.Merge = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
-    launched_by: opt.LaunchedBy = None,
 ) -> None:
     """Run one peer, by hand, in any terminal or at any site.
 
@@ -196,30 +196,22 @@ def peer(
     """
     from bt import contacts
     from bt import peer as one_peer
-    from bt.config import folder_of
     from bt.console import make_console
 
-    here = ("part", "launched_by", *opt.CONTACTS)
+    own = contacts.of(roster, keys, name, listen, peer or [], announce, insecure=insecure)
+    here = ("part", *opt.CONTACTS)
     given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
     if part is None and config is None and test_scans is None:
         given["test_scans"] = 0  # all scans are this peer's own
     settings = opt.to_config(given)
-    if settings.federation.transport == "mpi":
-        from bt.mpijob import peer_of_job
-
-        raise typer.Exit(peer_of_job(settings, ctx.params))
-    folder = folder_of(settings.federation.transport)
-    if folder is None and settings.federation.transport != "zmq":
-        raise typer.BadParameter("bt peer speaks zmq or folder:DIR, and under mpirun mpi")
-    who = roster, keys, name, listen, peer or [], announce
-    own = contacts.of(*who, insecure=insecure, folder=folder)
-    raise typer.Exit(one_peer.run(settings, own, part, out, make_console(), launched_by))
+    if settings.federation.transport != "zmq":
+        raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
+    raise typer.Exit(one_peer.run(settings, own, part, out, make_console()))
 
 
 app.command("eval", cls=opt.Command)(evaluate)
 app.command(cls=opt.Command)(predict)
 app.command(cls=opt.Command)(export)
-app.command(cls=opt.Command)(launch)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")
 

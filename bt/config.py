@@ -61,12 +61,13 @@ class FederationConfig:
     peers: int = 5
     rounds: int = 8  # updates per peer
     schedule: str = "async"  # async or sequential
-    transport: str = "zmq"  # zmq, mpi, inproc or folder:DIR
+    transport: str = "zmq"  # zmq, mpi or inproc
     ping_timeout_s: float = 5.0
     pull_timeout_s: float = 60.0
     longest_wait_s: float = 86_400.0  # once done, for the others, whatever progress they make
     pulls_at_once: int = 2
     fanout: int | None = None  # random peers a round asks; None: all
+    merge: str = "mean"  # or a rule that one liar can't bend far: clipped, median or trimmed
     compression: str = "none"  # of models on the wire: none, auto or one of messages.ENCODINGS
 
 
@@ -90,7 +91,8 @@ CHOICES = {
     "split": ("uniform", "bands", "explicit"),
     "precision": ("auto", "float32", "bfloat16"),
     "schedule": ("async", "sequential"),
-    "transport": ("zmq", "mpi", "inproc", "folder:DIR"),
+    "transport": ("zmq", "mpi", "inproc"),
+    "merge": ("mean", "clipped", "median", "trimmed"),
     "compression": ("auto", *ENCODINGS),
 }
 _AT_LEAST = {
@@ -161,8 +163,6 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{name} = {value!r:.80}: expected {wanted}")
     if isinstance(value, str) and not value.isprintable():
         raise ConfigError(f"{name} = {value!a:.80}: expected printable characters")
-    if name == "transport" and folder_of(value) is not None:
-        return value
     if name in CHOICES and value not in CHOICES[name]:
         raise ConfigError(f"{name} = {value!r:.80}: expected one of {', '.join(CHOICES[name])}")
     if name == "seed":
@@ -177,16 +177,6 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if most is not None and not value <= most:
         raise ConfigError(f"{name} = {value}: expected at most {most}")
     return value
-
-
-def folder_of(transport: str) -> str | None:
-    """The folder of "folder:DIR"; None for another transport. Raises ConfigError."""
-    kind, colon, folder = transport.partition(":")
-    if kind != "folder" or not colon:
-        return None
-    if not folder or folder == "DIR":
-        raise ConfigError(f"transport = {transport!r}: which folder? folder:/shared/dir")
-    return folder
 
 
 def read(path: Path, config: Config | None = None) -> Config:
@@ -205,11 +195,6 @@ def parse(text: str, config: Config | None = None) -> Config:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:  # ValueError: also for a number of 5000 digits
         raise ConfigError(f"not valid TOML: {exc}") from exc
-    return from_tables(content, config)
-
-
-def from_tables(content: dict[str, Any], config: Config | None = None) -> Config:
-    """`config` (default: all defaults) with what the tables of a TOML file set."""
     config = config or Config()
     known = [part.name for part in fields(config)]
     for section, settings in content.items():
@@ -225,19 +210,13 @@ def from_tables(content: dict[str, Any], config: Config | None = None) -> Config
     return config
 
 
-def to_toml(config: Config, *, unlike: Config | None = None) -> str:
-    """The config as TOML: the whole of it, or what is unlike another.
-
-    Settings that are None are left out, as TOML has no null.
-    """
-    other = {} if unlike is None else asdict(unlike)
+def to_toml(config: Config) -> str:
+    """The whole config as TOML; settings that are None are left out, as TOML has no null."""
     lines = [f"seed = {config.seed}"]
     for section, settings in asdict(config).items():
         if isinstance(settings, dict):
-            known = other.get(section, {})
-            told = {k: v for k, v in settings.items() if v is not None}
-            said = [f"{k} = {_toml(v)}" for k, v in told.items() if known.get(k) != v]
-            lines += ["", f"[{section}]", *said] if said else []
+            lines += ["", f"[{section}]"]
+            lines += [f"{k} = {_toml(v)}" for k, v in settings.items() if v is not None]
     return "\n".join(lines) + "\n"
 
 

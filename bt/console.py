@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bt.roster import Roster
 
 _DISTANCE = "mean_surface_distance_mm"
+_TOLD = ("gone", "reject", "diverged", "limit", "unsaved", "damaged")
 _SPREAD = ("mean of peers", "lowest", "highest")
 _STATE_COLOURS = {
     "starting": "dim",
@@ -104,9 +105,10 @@ class PeerView:
             case "gone":
                 return f"lost {event['peer']}: {event['reason']}"
             case "reject":
-                if "peer" not in event:
-                    return str(event["reason"])
                 return f"set {event['peer']} aside: {event['reason']}"
+            case "diverged":
+                whose = ", ".join(event["peers"])
+                return f"can't train on what it merged of {whose}: goes on without"
             case "limit":
                 return f"answers {event['peer']} no more often: {event['reason']}"
             case "unsaved":
@@ -161,7 +163,7 @@ class Progress:
                     continue
                 if not self._console.is_terminal:
                     self._console.print(f"{name:{width}}  {line}", soft_wrap=True)
-                elif event["event"] in ("gone", "reject", "limit", "unsaved", "damaged"):
+                elif event["event"] in _TOLD:
                     self._messages = [m for m in self._messages if m != f"{name} {line}"][-4:]
                     self._messages.append(f"{name} {line}")
         if self._console.is_terminal:

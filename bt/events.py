@@ -73,16 +73,7 @@ class Leave:
     """This peer is asked to stop before it is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Met:
-    """There is one more peer."""
-
-    peer: str
-
-
-Event = (
-    RoundDue | Received | PeerGone | Rejected | Merged | Trained | Persisted | Tick | Leave | Met
-)
+Event = RoundDue | Received | PeerGone | Rejected | Merged | Trained | Persisted | Tick | Leave
 
 
 # Instructions ---------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ class Intake:
             incoming.copy = FlatWeights.empty(self._schema) if merge.keep else None
         begin = max(merge.weights.offset - self._header, 0)
         self._check_values(begin, data)
-        self._rule.add(begin, data, merge.announced.samples)
+        self._rule.add(merge.weights.sender, begin, data, merge.announced.samples)
         if incoming.copy is not None:
             incoming.copy.body()[begin : begin + data.nbytes] = data
 
@@ -128,7 +128,7 @@ class Intake:
         except messages.MessageError as exc:
             raise Refused(str(exc)) from exc
         self._check_values(0, weights.body())
-        self._rule.add(0, weights.body(), merge.announced.samples)
+        self._rule.add(sender, 0, weights.body(), merge.announced.samples)
         return events.Merged(sender, kept=self._bases.keep(sender, digest, weights))
 
 

@@ -1,5 +1,7 @@
 """Merging models: a running weighted mean over flat weights (paper, section 2.2, step 4).
 
+Other rules are in robust.py.
+
 Streaming: models come in ranges, from several peers at once, and every range is folded in and
 dropped as it arrives; memory grows neither with the number of peers nor with their size.
 Floating-point values (batch-norm statistics too) are averaged; integer buffers stay one's own.
@@ -18,14 +20,15 @@ from bt.weights import FlatWeights, floats_in
 
 
 class MergeRule(Protocol):
-    """start, add any number of times, finish; the arguments are never changed."""
+    """start, add any number of times, finish, and so on with the next round; or start over at any
+    time. The arguments are never changed."""
 
     def start(self, own: FlatWeights, samples: int) -> None:
         """Begin from one's own model; `samples` 0 leaves its floating-point values out."""
 
-    def add(self, begin: int, data: memoryview, samples: int) -> None:
-        """Fold in bytes [begin, begin + len(data)) of the body of another peer's model, trained
-        on `samples` scans (at least 1). Every model is added whole, in any number of ranges."""
+    def add(self, peer: str, begin: int, data: memoryview, samples: int) -> None:
+        """Take bytes [begin, begin + len(data)) of the body of the model of `peer`, trained on
+        `samples` scans (at least 1). Every model is added whole, in any number of ranges."""
 
     def finish(self) -> FlatWeights:
         """The merged model. One's own if nothing was added."""
@@ -58,14 +61,11 @@ class WeightedMean:
             self._mean.buffer[edge:begin] = own.buffer[edge:begin]  # integers
             edge = end
 
-    def add(self, begin: int, data: memoryview, samples: int) -> None:
+    def add(self, peer: str, begin: int, data: memoryview, samples: int) -> None:
         if self._own is None:
             raise RuntimeError("start() comes before add()")
-        end, nbytes = begin + data.nbytes, self._own.schema.nbytes
-        if begin % GRAIN or (end % GRAIN and end != nbytes) or not 0 <= begin <= end <= nbytes:
-            raise ValueError(f"bytes {begin} to {end} are no range of a model of {nbytes}")
-        if samples < 1:
-            raise ValueError(f"a model trained on {samples} scans has no weight")
+        check_range(begin, data, samples, self._own.schema.nbytes)
+        end = begin + data.nbytes
         grains = range(begin // GRAIN, -(-end // GRAIN))
         for before, group in groupby(grains, key=self._samples.__getitem__):
             same = list(group)
@@ -97,3 +97,12 @@ class WeightedMean:
         self._own = self._mean = None
         self._runs = {}
         return merged
+
+
+def check_range(begin: int, data: memoryview, samples: int, nbytes: int) -> None:
+    """Raise ValueError unless this may be a range of a model with a body of `nbytes`."""
+    end = begin + data.nbytes
+    if begin % GRAIN or (end % GRAIN and end != nbytes) or not 0 <= begin <= end <= nbytes:
+        raise ValueError(f"bytes {begin} to {end} are no range of a model of {nbytes}")
+    if samples < 1:
+        raise ValueError(f"a model trained on {samples} scans has no weight")

@@ -25,6 +25,7 @@ from bt.models import build, describe, task_hash
 from bt.others import Timing
 from bt.protocol import Peer
 from bt.quicknat import MULTIPLE_OF
+from bt.robust import LEAST_MODELS, check_enough, rule_named
 from bt.runner import Outcome, Runner
 from bt.schedule import Async, Schedule, Sequential
 from bt.trainer import SegmentationTrainer, Trainer
@@ -35,6 +36,12 @@ from transports.base import Transport
 from transports.messages import PLAIN, Limits
 
 _SMALL_MESSAGE_BYTES = 1 << 20
+
+
+def peer_names(count: int) -> tuple[str, ...]:
+    """peer-1 ... peer-9, or peer-01 ... when two digits are needed: they sort as they count."""
+    digits = len(str(count))
+    return tuple(f"peer-{number:0{digits}}" for number in range(1, count + 1))
 
 
 def load_usable(
@@ -139,8 +146,9 @@ class Node:
     def run(self, trainer: Trainer, connect: Callable[[int], Transport]) -> Outcome:
         """Take part until the end; `connect(max_message_bytes)` makes the transport."""
         remove_leftovers(self.folder)
-        weights = trainer.weights()
         federation = self._config.federation
+        check_enough(federation.merge, len(self.others), federation.fanout)
+        weights = trainer.weights()
         sequential = federation.schedule == "sequential"
         peer = Peer(
             me=self.name,
@@ -160,6 +168,7 @@ class Node:
             pulls_at_once=1 if sequential else federation.pulls_at_once,
             choose=chooser(federation.compression, weights.schema.nbytes),
             fanout=Fanout(federation.fanout, Random(f"{self._config.seed}/{self.name}")),
+            least_models=LEAST_MODELS[federation.merge],
         )
         checkpoints = CheckpointFile(self.folder / "checkpoint.safetensors")
         self._refuse_other_structures(checkpoints)
@@ -176,6 +185,7 @@ class Node:
                 limits=Limits(message_limit(weights), samples_of=self._samples_of),
                 description=self._description,
                 differences=federation.compression != PLAIN,
+                rule=rule_named(federation.merge, self.folder),
                 serves=self._serves,
                 tell=self.tell,
             )

@@ -234,8 +234,7 @@ Listen = Annotated[
         "--listen",
         metavar="ADDRESS",
         rich_help_panel=_MEET,
-        help="tcp://HOST:PORT or ipc://PATH to answer at. Default: its address in the roster; "
-        "without any it opens no port, and only connects to others.",
+        help="tcp://HOST:PORT or ipc://PATH to answer at. Default: its address in the roster.",
     ),
 ]
 Peers = Annotated[
@@ -244,8 +243,7 @@ Peers = Annotated[
         "--peer",
         metavar="NAME=ADDRESS",
         rich_help_panel=_MEET,
-        help="Another peer, where there is no roster; once for each of them. NAME alone: it "
-        "connects to this one, or shares the folder.",
+        help="Another peer, where there is no roster; once for each of them.",
     ),
 ]
 Announce = Annotated[
@@ -266,16 +264,6 @@ Insecure = Annotated[
         "who they say. Think twice.",
     ),
 ]
-PeerTransport = Annotated[
-    str | None,
-    typer.Option(
-        "--transport",
-        rich_help_panel=_RUN,
-        help="zmq (default); folder:DIR, which all share: no network needed; mpi: the others are "
-        "the other ranks of an mpirun.",
-    ),
-]
-LaunchedBy = Annotated[str | None, typer.Option(hidden=True)]  # train or launch
 CONTACTS = ("roster", "keys", "name", "listen", "peer", "announce", "insecure")
 Fanout = Annotated[
     int | None,
@@ -283,6 +271,15 @@ Fanout = Annotated[
         "--fanout",
         rich_help_panel=_RUN,
         help="A round asks so many random peers. Default: all. For large federations.",
+    ),
+]
+Merge = Annotated[
+    str | None,
+    typer.Option(
+        "--merge",
+        metavar="RULE",
+        rich_help_panel=_RUN,
+        help="mean (default, by number of scans), or, should one lie: clipped, median, trimmed.",
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Decides split, weights and batches. Default: 0.")]
@@ -321,8 +318,6 @@ def to_config(given: dict[str, Any], base: Config | None = None) -> Config:
     }
     if settings.get("path") is not None:
         settings["path"] = str(Path(settings["path"]).expanduser().resolve())
-    if settings.get("transport") and (folder := configs.folder_of(settings["transport"])):
-        settings["transport"] = f"folder:{Path(folder).expanduser().resolve()}"
     return configs.change(config, settings)
 
 

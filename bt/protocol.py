@@ -15,7 +15,7 @@ or gone, forms the aggregated model, and leaves when nobody needs it any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -27,7 +27,7 @@ from bt.others import LEFT, Other, Others, Timing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
 from bt.transfer import Gone, Link, Misfit
-from bt.trust import Aside
+from bt.trust import Aside, another_model
 from bt.versions import NEVER_TRAINED, Version, VersionVector, typical_count
 from transports import messages
 
@@ -61,6 +61,7 @@ class Peer:
     pulls_at_once: int = 2
     choose: Callable[[Link], str] = lambda link: messages.PLAIN  # how models are coded for a link
     fanout: Fanout = field(default_factory=Fanout)
+    least_models: int = 1  # that are merged at once, one's own included if it was trained
 
     version: Version = field(default=NEVER_TRAINED, init=False)
     digest: str | None = field(default=None, init=False)  # of the image that is served
@@ -173,8 +174,6 @@ class Peer:
             case events.Leave():
                 self.state = "leaving"
                 out.append(events.Publish(self.announcement()))
-            case events.Met(peer):
-                self._others.setdefault(peer, Other())
         self._advance(now, out)
         return out
 
@@ -214,11 +213,7 @@ class Peer:
     ) -> None:
         sender = message.sender
         if message.schema != self.schema:
-            reason = (
-                f"trains another model (schema {message.schema[:8]}, ours {self.schema[:8]}); "
-                "network, filters and structures, in order, must be the same everywhere"
-            )
-            self._set_aside(sender, reason, now, out)
+            self._set_aside(sender, another_model(message.schema, self.schema), now, out)
             return
         if message.seen is not None and message.seen > self.version:
             self._reincarnate(sender, Version(*message.seen), now, out)
@@ -323,7 +318,8 @@ class Peer:
         for peer in peers:
             self._others[peer].failures = 0
         news = [peer for peer in peers if self._has_news(peer, now)]
-        self._pulls.begin(news if self._aggregating else self.fanout.some(news))
+        news = news if self._aggregating else self.fanout.some(news)
+        self._pulls.begin(news if self._enough(news) else [])  # they still have them next time
 
     def _continue_pulls(self, now: float, out: list[Instruction]) -> None:
         for peer, transfer in list(self._pulls.running.items()):
@@ -341,6 +337,9 @@ class Peer:
             self._ping(list(self._pulls.running), now, out)  # a dead one is noticed that way
         if not self._pulls.done:
             return
+        if not self._enough(self._pulls.merged):
+            self._pulls.begin([])
+            out.append(events.StartOver())
         if self._aggregating:
             self._aggregating = False
             self.phase = Phase.IDLE
@@ -349,6 +348,10 @@ class Peer:
             out.append(events.Publish(self.announcement()))
         else:
             self._train(out)
+
+    def _enough(self, peers: Collection[str]) -> bool:
+        """Whether the models of these may be merged, or nobody's."""
+        return not peers or len(peers) + bool(self.version.count) >= self.least_models
 
     def _train(self, out: list[Instruction]) -> None:
         self.phase = Phase.TRAINING
@@ -367,7 +370,7 @@ class Peer:
             self._retry_at = now + self.timing.retry_s
             self._continue_pulls(now, out)
         elif self.state == "finished":
-            self.finished = all(state in ("finished", "away") for state in waiting_for)
+            self.finished = all(state == "finished" for state in waiting_for)
 
     def _has_news(self, peer: str, now: float) -> bool:
         """Whether `peer` has weights that are wanted now."""

@@ -21,7 +21,6 @@ from bt.desk import Desk
 from bt.eventlog import Log, warn
 from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
-from bt.leaving import Leaver
 from bt.merge import MergeRule, WeightedMean
 from bt.protocol import Peer
 from bt.reporting import Reporter
@@ -36,7 +35,10 @@ from transports.base import PeerGone, Received, Transport, Unwelcome
 _JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
 _SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
-_SWITCH_INTERVAL_S = 5e-4  # a trainer busy in Python would make others wait (default: 5 ms)
+# A training thread busy in Python would make others wait for their answers (default: 5 ms).
+_SWITCH_INTERVAL_S = 5e-4
+_Start = Callable[[], FlatWeights] | None  # makes what a fine-tune starts from
+_Fit = tuple[FlatWeights, FitMetrics]
 
 
 class Diverged(Exception):
@@ -92,14 +94,13 @@ class Runner:
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
         self._served: FlatWeights | None = None  # the snapshot, once it is on the shelf
         self._shelf = Shelf(differences=differences)
-        self._leaver = Leaver(transport, self._shelf, log)
         self._bases = Bases()
         self._job: Future[Any] | None = None
+        self._aggregated: Future[FlatWeights] | None = None
         self._began_at = float("-inf")  # when something last went to the pool
         self._job_done: Callable[[Any], None] = lambda result: None
         self._events: deque[events.Event] = deque()
         self._pulled_at: dict[str, float] = {}  # peer -> when its weights were asked for
-        self._met = set(peer.others)
         self._pinged: set[str] = set()  # who has not answered yet
         self._told: dict[str, messages.Version] = {}  # what each peer last said of itself
         self._readers: dict[str, str] = {}  # peer -> digest of what it last asked for
@@ -135,7 +136,6 @@ class Runner:
                         self._outcome.reason = self._stop_reason
                         break
                     if self.peer.ready:
-                        self._meet()
                         self._feed(events.RoundDue())
                     if self.peer.state != "training" and self._job is None and not evaluated:
                         evaluated = True
@@ -152,6 +152,8 @@ class Runner:
                     self._feed(events.Leave())
                 self._log.write("end", reason=self._outcome.reason, **self._totals)
         self._saver.finish()
+        if self._aggregated is not None:
+            self._outcome.aggregated = self._aggregated.result()
         self._outcome.weights = self._snapshot
         self._outcome.version, self._outcome.samples = self.peer.version, self.peer.samples
 
@@ -169,17 +171,11 @@ class Runner:
         if self._saver.pending and (seconds := self._saver.done(self._pool)) is not None:
             self._log.write("persist", version=str(self.peer.version), seconds=seconds)
             self._feed(events.Persisted(self._put_on_shelf()))
-        if (received := self._transport.recv(self._timeout_s())) is not None:
+        received = self._transport.recv(self._timeout_s())
+        if received is not None:
             self._receive(received)
         if self.peer.deadline is not None and self._clock() >= self.peer.deadline:
-            self._meet()
             self._feed(events.Tick())
-
-    def _meet(self) -> None:
-        """Take in those that the transport knows of by now."""
-        for name in sorted({*self._transport.peers} - self._met):
-            self._met.add(name)
-            self._feed(events.Met(name))
 
     def _timeout_s(self) -> float:
         busy = self._job is not None or self._saver.pending
@@ -192,8 +188,6 @@ class Runner:
 
     def _receive(self, received: Received) -> None:
         sender = received.sender
-        if sender not in self._met:
-            self._meet()
         size = sum(len(frame) for frame in received.frames)
         self._totals["bytes_in"] += size
         if received.reply_to is not None:
@@ -225,7 +219,6 @@ class Runner:
                 for instruction in self.peer.handle(self._events[0], self._clock()):
                     self._carry_out(instruction)
                 self._events.popleft()
-            self._leaver.update(self.peer.announcement(), self._clock())
         finally:
             self._events.clear()  # after an error too: leaving has to be said
 
@@ -246,13 +239,12 @@ class Runner:
                 self._intake = None
             case events.Train(update, peers):
                 self._totals["merged"] += len(peers)
-                start = self._finish_merge()
-                self._train(start, update, merged=start is not None)
+                self._train(self._merged(), update, peers)
             case events.Persist():
                 self._persist()
             case events.Aggregate(merged):
                 versions = {self.peer.me: self.peer.version, **merged}
-                self._outcome.aggregated = self._finish_merge() or self._snapshot
+                self._aggregated = self._pool.submit(self._merged() or (lambda: self._snapshot))
                 self._outcome.aggregated_of = {name: str(v) for name, v in versions.items()}
             case events.Note(event, peer, reason):
                 self._log.write(event, peer=peer, reason=reason)
@@ -306,16 +298,22 @@ class Runner:
         self._log.write("merge", from_=sender, version=version, samples=announced.samples)
         self._feed(merged)
 
-    def _finish_merge(self) -> FlatWeights | None:
-        """The round's merged model; None if nobody was merged."""
+    def _merged(self) -> _Start:
+        """What makes the round's merged model, in a thread of its own; None if there is none."""
         intake, self._intake = self._intake, None
-        return None if intake is None else intake.finish()
+        return None if intake is None else intake.finish
 
     def _persist(self) -> None:
         """Write the snapshot to disk, then serve it; others are answered meanwhile."""
-        peer = self.peer
-        now = self._snapshot, peer.version, dict(peer.vector), dict(self._totals)
-        state = Checkpoint(*now, self._description, peer.me, peer.joined_at)
+        state = Checkpoint(
+            self._snapshot,
+            self.peer.version,
+            dict(self.peer.vector),
+            dict(self._totals),
+            self._description,
+            self.peer.me,
+            self.peer.joined_at,
+        )
         self._saver.save(state, self._pool)
         self._began_at = self._clock()
 
@@ -347,16 +345,16 @@ class Runner:
         self._job_done = done
         self._began_at = self._clock()
 
-    def _train(self, start: FlatWeights | None, update: int, *, merged: bool) -> None:
-        """Fine-tune from `start`; None: from where the trainer is."""
+    def _train(self, start: _Start, update: int, merged: tuple[str, ...]) -> None:
+        """Fine-tune from `start`, made with the models of `merged`; None: from where it is."""
         self._start(
             lambda: self._fine_tune(start, update),
-            lambda result: self._keep_fit(result, update, merged=merged),
+            lambda result: self._keep_fit(result, update, merged),
         )
 
-    def _fine_tune(self, start: FlatWeights | None, update: int) -> Any:
+    def _fine_tune(self, start: _Start, update: int) -> Any:
         if start is not None:
-            self._trainer.load(start)
+            self._trainer.load(start())
         try:
             metrics = self._trainer.fit(
                 self._epochs, update, lambda: self._stop_reason is not None
@@ -365,9 +363,7 @@ class Runner:
             return None
         return self._trainer.weights(), metrics
 
-    def _keep_fit(
-        self, result: tuple[FlatWeights, FitMetrics] | None, update: int, *, merged: bool
-    ) -> None:
+    def _keep_fit(self, result: _Fit | None, update: int, merged: tuple[str, ...]) -> None:
         if result is None:
             return
         weights, metrics = result
@@ -378,14 +374,18 @@ class Runner:
                     "and look at this peer's scans"
                 )
             # A model of another peer may be finite and still ruin this one.
-            self._log.write("reject", reason="training on the merged model diverged: left out")
-            self._train(self._snapshot, update, merged=False)
+            self._log.write("diverged", peers=merged)
+            self._train(lambda: self._snapshot, update, ())
             return
         self._snapshot = weights
         self._totals["seconds_training"] += metrics.seconds
-        version, seconds = str(self.peer.version.next()), round(metrics.seconds, 3)
-        loss, dice = metrics.loss, metrics.dice
-        self._log.write("fit", version=version, loss=loss, dice=dice, seconds=seconds)
+        self._log.write(
+            "fit",
+            version=str(self.peer.version.next()),
+            loss=metrics.loss,
+            dice=metrics.dice,
+            seconds=round(metrics.seconds, 3),
+        )
         self._feed(events.Trained())
 
     def _evaluate(self) -> Any:

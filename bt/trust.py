@@ -55,3 +55,11 @@ class Trust:
         if self._merits == MERITS:
             self._merits = 0
             self.strikes = max(self.strikes - 1, 0)
+
+
+def another_model(theirs: str, ours: str) -> str:
+    """Why a peer with the schema `theirs` is set aside."""
+    return (
+        f"trains another model (schema {theirs[:8]}, ours {ours[:8]}); network, filters and "
+        "structures, in order, must be the same everywhere"
+    )

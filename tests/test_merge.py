@@ -24,7 +24,7 @@ def of(value: float, steps: int = 0) -> FlatWeights:
 
 def add(rule: WeightedMean, other: FlatWeights, samples: int) -> None:
     """A whole model in one range."""
-    rule.add(0, other.body(), samples)
+    rule.add("other", 0, other.body(), samples)
 
 
 @given(samples=st.lists(st.integers(1, 10_000), min_size=1, max_size=20), seed=st.integers(0, 999))
@@ -63,7 +63,7 @@ def test_ranges_may_come_from_several_models_side_by_side(
         ranges.append([(number, edge) for edge in pairwise(edges)])
     while any(ranges):
         number, (begin, end) = order.choice([r for r in ranges if r]).pop(0)
-        rule.add(begin, models[number].body()[begin:end], samples[number])
+        rule.add(str(number), begin, models[number].body()[begin:end], samples[number])
     merged = rule.finish().tensors()
     reference = np.average(values.astype(np.float64), axis=0, weights=samples)
     np.testing.assert_allclose(merged["w"].numpy(), reference, atol=1e-5)
@@ -102,7 +102,7 @@ def test_memory_does_not_grow_with_the_number_merged() -> None:
     for _ in range(5):
         body = Body(own.body())
         alive = weakref.ref(body)
-        rule.add(0, memoryview(body), 1)
+        rule.add("other", 0, memoryview(body), 1)
         del body
         assert alive() is None, "a merged model is kept"
 
@@ -141,7 +141,7 @@ def test_what_cant_be_merged_is_refused() -> None:
     with pytest.raises(ValueError, match="no range"):
         add(rule, FlatWeights.of({"w": torch.zeros(6)}), 1)
     with pytest.raises(ValueError, match="no range"):
-        rule.add(4, of(2).body()[4:], 1)
+        rule.add("other", 4, of(2).body()[4:], 1)
     assert rule.finish().tensors()["w"].tolist() == [1, 1, 1]
     with pytest.raises(RuntimeError, match="start"):
         rule.finish()

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from bt import node as nodes
-from bt.config import Config, change
+from bt.config import Config, ConfigError, change
 from bt.data.labels import LabelTable, table_of_names
 from bt.data.scan import DataError
 from bt.modelfile import BadModelFile
@@ -29,23 +30,26 @@ AC = table_of_names("ac", {0: "nothing", 5: "a", 9: "b"})  # other numbers for t
 class Unscored(FakeTrainer):
     """It trains once everybody has heard of everybody."""
 
-    def __init__(self, met: threading.Barrier) -> None:
-        super().__init__()
+    def __init__(self, met: threading.Barrier, step: float) -> None:
+        super().__init__(step=step)
         self.during_fit = lambda update, stop: met.wait(TIMEOUT_S) and None
 
     def evaluate(self, stop: Stop) -> None:  # type: ignore[override]
         return None
 
 
-def run_together(folder: Path, tables: dict[str, LabelTable | None]) -> dict[str, Outcome]:
-    settings = {"ping_timeout_s": TIMEOUT_S, "rounds": 2}
+def run_together(
+    folder: Path, tables: dict[str, LabelTable | None], merge: str = "mean"
+) -> dict[str, Outcome]:
+    settings = {"ping_timeout_s": TIMEOUT_S, "rounds": 2, "merge": merge}
     network = Network(tuple(tables))
     met = threading.Barrier(len(tables))
+    steps = dict(zip(tables, (1.0, 2.0, 5.0), strict=False))
 
     def run(name: str) -> Outcome:
         others = [other for other in tables if other != name]
         node = Node(name, others, folder / name, change(Config(), settings), tables[name])
-        return node.run(Unscored(met), lambda max_bytes: network.join(name))
+        return node.run(Unscored(met, steps[name]), lambda max_bytes: network.join(name))
 
     with ThreadPoolExecutor(len(tables)) as pool:
         futures = {name: pool.submit(run, name) for name in tables}
@@ -77,6 +81,26 @@ def test_peers_with_the_same_structures_merge(
     for name, outcome in outcomes.items():
         assert outcome.aggregated_of == {"x": "2", "y": "2"}
         assert rejected(tmp_path, name) == []
+
+
+def test_the_configured_rule_merges(tmp_path: Path) -> None:
+    """Of three peers; the mean of their models is not their median."""
+    outcomes = run_together(tmp_path, dict.fromkeys("xyz"), "median")
+    models = [outcome.weights.tensors()["w"] for outcome in outcomes.values()]
+    for name, outcome in outcomes.items():
+        assert outcome.aggregated_of == {"x": "2", "y": "2", "z": "2"}
+        assert outcome.aggregated is not None
+        assert outcome.aggregated.tensors()["w"].equal(torch.stack(models).median(dim=0).values)
+        assert not [*(tmp_path / name).glob("tmp*")]
+
+
+def test_a_rule_that_could_never_merge_is_refused(tmp_path: Path) -> None:
+    config = change(Config(), {"merge": "trimmed"})
+    with pytest.raises(ConfigError, match="needs the models of 2 other peers at once"):
+        Node("x", ["y"], tmp_path, config).run(FakeTrainer(), pytest.fail)
+    config = change(config, {"fanout": 1})
+    with pytest.raises(ConfigError, match="larger fanout"):
+        Node("x", ["y", "z"], tmp_path, config).run(FakeTrainer(), pytest.fail)
 
 
 def test_a_checkpoint_of_other_structures_is_not_gone_on_with(tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def test_the_subset_is_merged_with_the_own_model_by_weighted_averaging() -> None
     rule = WeightedMean()
     rule.start(FlatWeights.of({"w": torch.tensor([values["a"]])}), samples["a"])
     for name in ("b", "c"):
-        rule.add(0, FlatWeights.of({"w": torch.tensor([values[name]])}).body(), samples[name])
+        theirs = FlatWeights.of({"w": torch.tensor([values[name]])})
+        rule.add(name, 0, theirs.body(), samples[name])
     expected = sum(values[n] * samples[n] for n in ABC) / sum(samples.values())
     assert rule.finish().tensors()["w"].item() == pytest.approx(expected, rel=1e-6)
 
@@ -166,7 +167,7 @@ def test_a_new_client_starts_from_the_others_models_without_its_own_random_weigh
     rule = WeightedMean()
     rule.start(FlatWeights.of({"w": torch.tensor([float("nan")])}), 0)
     for value in (2.0, 4.0):
-        rule.add(0, FlatWeights.of({"w": torch.tensor([value])}).body(), 1)
+        rule.add(str(value), 0, FlatWeights.of({"w": torch.tensor([value])}).body(), 1)
     assert rule.finish().tensors()["w"].item() == 3.0
 
 

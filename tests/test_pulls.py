@@ -152,3 +152,39 @@ def test_a_peer_that_drips_costs_no_more_than_the_slowest_link_of_use() -> None:
         federation.wait(1.0)
     assert federation.now - started <= Timing().pull_s + least + 2
     assert federation.notes[-1][1].reason == "sends its model too slowly"
+
+
+def test_a_rule_that_needs_three_models_waits_for_two_with_news() -> None:
+    federation = Federation(ABC, rounds=9)
+    for name in ABC:
+        federation.update(name)
+    federation.peers["a"].least_models = 3
+    assert set(federation.update("a")) == {"b", "c"}
+    federation.update("b")
+    assert federation.update("a") == (), "of two models nobody knows which one lies"
+    federation.update("c")
+    assert set(federation.update("a")) == {"b", "c"}, "b still had news"
+
+
+def test_a_rule_that_needs_three_models_merges_nobody_if_one_fails() -> None:
+    federation = Federation(ABC, rounds=9)
+    for name in ABC:
+        federation.update(name)
+    federation.peers["a"].least_models = 3
+    federation.start_round("a")
+    while "c" not in federation.peers["a"]._pulls.running:
+        federation.deliver(0)
+    federation.feed("a", events.Rejected("c", "garbage"))
+    federation.deliver_all()
+    assert federation.trained[-1] == ("a", ())
+    federation.finish_training("a")
+    assert federation.peers["a"].vector == {}
+
+
+def test_a_peer_that_never_trained_needs_three_others_then() -> None:
+    federation = Federation(("a", "b", "c", "d"), rounds=9)
+    federation.peers["a"].least_models = 3
+    for name in ("b", "c"):
+        federation.update(name)
+    assert federation.update("a") == (), "beside two others it has no model of its own"
+    assert set(federation.update("a")) == {"b", "c"}

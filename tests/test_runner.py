@@ -350,4 +350,4 @@ def test_a_model_that_ruins_the_training_is_left_out_and_the_peer_goes_on(peers:
     outcome, _ = map(result, futures)
     assert outcome.reason == "finished"
     assert outcome.weights.tensors()["w"].tolist() == [3, 3, 3]
-    assert federation.events("a", "reject")
+    assert federation.events("a", "diverged")[0]["peers"] == ["b"]

@@ -136,6 +136,7 @@ def uniform(
     precision: opt.PrecisionName = None,
     device: opt.Device = None,
     rounds: opt.Rounds = None,
+    merge: opt.Merge = None,
     config: opt.ConfigFile = None,
 ) -> None:
     """Experiment 1 of the paper: scans divided evenly (its tables 1 and 2).
@@ -193,6 +194,7 @@ def bands(
     precision: opt.PrecisionName = None,
     device: opt.Device = None,
     rounds: opt.Rounds = None,
+    merge: opt.Merge = None,
     config: opt.ConfigFile = None,
 ) -> None:
     """Experiment 2 of the paper: each client has a band of ages, or of another column.

@@ -18,9 +18,9 @@ from torch import nn
 from bt.data.labels import LabelTable
 from bt.data.volumes import Volume
 from bt.experiment.plan import POOLED, Choices, Part
-from bt.merge import WeightedMean
 from bt.models import build
 from bt.node import make_trainer
+from bt.robust import rule_named
 from bt.runner import Diverged
 from bt.trainer import FitMetrics, SegmentationTrainer
 from bt.weights import FlatWeights
@@ -74,10 +74,12 @@ class Clients:
         *,
         rounds: int,
         epochs: int,
+        merge: str = "mean",
         told: Callable[[str, FitMetrics], None] = lambda name, metrics: None,
     ) -> None:
         self.names = tuple(trainers)
         self.rounds = rounds
+        self.merge = merge  # BrainTorrent's rule
         self.samples = {name: trainer.samples for name, trainer in trainers.items()}
         self.steps = {  # of a fine-tune: simulated time, where peers are equally fast
             name: epochs * -(-len(trainer.images) // trainer.config.batch_size)
@@ -113,13 +115,14 @@ class Clients:
         self._told(name, metrics)
         return weights
 
-    def average(self, models: Mapping[str, FlatWeights]) -> FlatWeights:
-        """By number of scans: the paper's W^S, and its aggregated model."""
+    def average(self, models: Mapping[str, FlatWeights], merge: str = "mean") -> FlatWeights:
+        """By number of scans: the paper's W^S, and its aggregated model. By another rule: as the
+        first client would."""
         (first, own), *others = models.items()
-        rule = WeightedMean()
+        rule = rule_named(merge)()
         rule.start(own, self.samples[first])
         for name, weights in others:
-            rule.add(0, weights.body(), self.samples[name])
+            rule.add(name, 0, weights.body(), self.samples[name])
         return rule.finish()
 
 

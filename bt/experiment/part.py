@@ -76,6 +76,7 @@ def _run(
         trainers,
         rounds=part.config.federation.rounds,
         epochs=part.config.train.epochs,
+        merge=part.config.federation.merge,
         told=told,
     )
     method = STRATEGIES[part.method]

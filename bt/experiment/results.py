@@ -63,6 +63,7 @@ def gather(
         "batch_norm": first.choices.batch_norm,
         "start": first.choices.start,
         "fanout": first.choices.fanout,
+        "merge": config.federation.merge,
         "structures": list(results[0]["structures"]),
         "machine": machine(),
     }

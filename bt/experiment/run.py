@@ -23,6 +23,7 @@ from bt.experiment.plan import Choices, Part
 from bt.experiment.results import gather
 from bt.federation import Prepared, prepare
 from bt.node import write_json
+from bt.robust import check_enough
 from bt.train import interruptible, run_name
 
 INTERRUPTED = 130
@@ -50,6 +51,7 @@ class Experiment:
         for count in self.clients:
             if count < 2:
                 raise ConfigError(f"--{option} {count}: a federation needs at least 2 clients")
+            check_enough(self.config.federation.merge, count - 1, self.choices.fanout)
         if len(set(self.clients)) < len(self.clients):
             raise ConfigError(f"--{option}: each number at most once")
         if len(self.scans_per_client) not in (0, 1, len(self.clients)):

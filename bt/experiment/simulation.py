@@ -17,8 +17,8 @@ from bt import events
 from bt.experiment.clients import Clients
 from bt.fanout import Fanout
 from bt.intake import Bases, Intake
-from bt.merge import WeightedMean
 from bt.protocol import Peer
+from bt.robust import LEAST_MODELS, rule_named
 from bt.schedule import Schedule
 from bt.shelf import Shelf
 from bt.weights import FlatWeights
@@ -41,6 +41,7 @@ class Federation:
         self._training: list[tuple[int, str]] = []  # a heap: when it ends, who
         self._starts: dict[str, FlatWeights | None] = {}
         self._intakes: dict[str, Intake] = {}
+        self._rules = {name: rule_named(clients.merge) for name in clients.names}
         self._bases = Bases()  # stays empty: nothing is compressed
         self._shelves = {name: Shelf(differences=False) for name in clients.names}
         schema = next(iter(self.models.values())).schema
@@ -56,6 +57,7 @@ class Federation:
                 schedule=schedule,
                 pulls_at_once=1,  # in order of names: sums depend on their order
                 fanout=fanout,
+                least_models=LEAST_MODELS[clients.merge],
             )
             for name in clients.names
         }
@@ -80,6 +82,10 @@ class Federation:
                 return  # how each forms the aggregated model for itself is not part of the budget
             self._deliver_all()
             yield name
+
+    def published(self, name: str) -> FlatWeights:
+        """What a client serves to others."""
+        return self.models[name]
 
     def _deliver_all(self) -> None:
         while self._flying:
@@ -106,15 +112,17 @@ class Federation:
             case events.Merge():
                 if name not in self._intakes:
                     own, samples = self.models[name], instruction.own_samples
-                    self._intakes[name] = Intake(WeightedMean, own, samples, self._bases)
+                    self._intakes[name] = Intake(self._rules[name], own, samples, self._bases)
                 merged = self._intakes[name].take(instruction)
                 return [] if merged is None else [merged]
+            case events.StartOver():
+                self._intakes.pop(name, None)
             case events.Train():
                 intake = self._intakes.pop(name, None)
                 self._starts[name] = None if intake is None else intake.finish()
             case events.Persist():
                 model = image.Model(name, peer.version, peer.samples)
-                return [events.Persisted(self._shelves[name].put(model, self.models[name]))]
+                return [events.Persisted(self._shelves[name].put(model, self.published(name)))]
             case _:
                 raise RuntimeError(f"{name}: {instruction} in a federation where nothing fails")
         return []

@@ -83,7 +83,7 @@ def _rounds(federation: Federation) -> Iterator[Round]:
     for number, _ in enumerate(federation.updates(), start=1):
         if number % len(clients.names) == 0:
             models = dict(federation.models)
-            yield Round(clients.average(models), models, federation.nbytes)
+            yield Round(clients.average(models, clients.merge), models, federation.nbytes)
 
 
 STRATEGIES: dict[str, Method] = {

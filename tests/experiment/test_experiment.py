@@ -118,6 +118,7 @@ def test_killed_it_goes_on_with_what_is_missing(cohort: Path, tmp_path: Path) ->
         (["uniform", "--clients", 2, "--test-scans", 0], "--test-scans 0"),
         (["uniform", "--adam", "gone"], "--adam 'gone': expected fresh or kept"),
         (["uniform", "--fanout", 0], "--fanout 0: expected at least 1"),
+        (["uniform", "--clients", 2, "--merge", "trimmed"], "needs the models of 2 other peers"),
         (["uniform", "--filters", 0], "filters = 0: expected at least 1"),
         (["bands", "--by", "age", "--bands", 2], "no value in the column 'age'"),
     ],

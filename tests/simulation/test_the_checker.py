@@ -71,9 +71,9 @@ def written_in_place(patch: pytest.MonkeyPatch) -> None:
 def half_a_model(patch: pytest.MonkeyPatch) -> None:
     """Only the first range of a model is merged."""
 
-    def add(self: WeightedMean, begin: int, data: memoryview, samples: int) -> None:
+    def add(self: WeightedMean, peer: str, begin: int, data: memoryview, samples: int) -> None:
         if begin == 0:
-            before(self, begin, data, samples)
+            before(self, peer, begin, data, samples)
 
     before = WeightedMean.add
     patch.setattr(WeightedMean, "add", add)
@@ -85,7 +85,8 @@ def a_range_twice(patch: pytest.MonkeyPatch) -> None:
         merged = before(self, merge)
         if merge.base is None and merge.weights.offset:
             begin = merge.weights.offset - self._header
-            self._rule.add(begin, merge.weights.data, merge.announced.samples)
+            sender, samples = merge.weights.sender, merge.announced.samples
+            self._rule.add(sender, begin, merge.weights.data, samples)
         return merged
 
     before = Intake.take
@@ -110,8 +111,8 @@ def any_model_under_a_digest(patch: pytest.MonkeyPatch) -> None:
 
 
 def unweighted(patch: pytest.MonkeyPatch) -> None:
-    def add(self: WeightedMean, begin: int, data: memoryview, samples: int) -> None:
-        before(self, begin, data, 1)
+    def add(self: WeightedMean, peer: str, begin: int, data: memoryview, samples: int) -> None:
+        before(self, peer, begin, data, 1)
 
     before = WeightedMean.add
     patch.setattr(WeightedMean, "add", add)

@@ -1,1 +1,0 @@
-"""bt launch: from one description, a peer on every host; their logs, their end, their results."""
