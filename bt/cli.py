@@ -16,7 +16,7 @@ from bt.config import Config
 from bt.experiment.cli import app as experiment_app
 from bt.report.cli import report
 from bt.simulation.cli import simulate
-from bt.watching.cli import status
+from bt.watching.cli import dashboard, status
 
 app = typer.Typer(
     name="bt",
@@ -265,6 +265,7 @@ def show(
 
 app.command(cls=opt.Command)(report)
 app.command(cls=opt.Command)(status)
+app.command(cls=opt.Command)(dashboard)
 app.add_typer(experiment_app, name="experiment")
 
 

@@ -56,7 +56,7 @@ class Story:
         """The events as a report has them."""
         return tuple(
             Happened(number, max(0, round((now - at) * 1000)), what, peer, text)
-            for number, at, what, peer, text in self.events
+            for number, at, what, peer, text in list(self.events)
         )
 
 
@@ -89,7 +89,7 @@ class Reporter:
         return written
 
     def report(self) -> Report:
-        """How this peer is doing."""
+        """How this peer is doing. Any thread may ask."""
         return self._fresh()[0]
 
     def frames(self) -> tuple[Frame, ...]:
@@ -106,6 +106,7 @@ class Reporter:
     def _make(self, now: float) -> Report:
         peer, totals = self._peer, self._totals
         others, pulling = peer.look()
+        others = dict(others)  # in one go: another thread may be asking
         training_s = totals["seconds_training"]
         return Report(
             peer.me,

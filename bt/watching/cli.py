@@ -87,3 +87,60 @@ def status(
         raise typer.Exit(show(found, every, watch=watch, as_json=json))
     finally:
         found.close()
+
+
+def dashboard(
+    run: Folder = None,
+    roster: RosterFile = None,
+    keys: KeyFile = None,
+    peer: Peers = None,
+    insecure: Insecure = False,
+    simulate: Simulate = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="To listen on, on 127.0.0.1; 0: any free one.")
+    ] = 8760,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Scans to show predictions of; a run's own test scans if not given.",
+        ),
+    ] = None,
+    every: Every = 1.0,
+    timeout: Timeout = 2.0,
+) -> None:
+    """The same as a web page on this machine: network, learning curves, versions, events.
+
+    With the folder of a run it also shows what the newest model makes of a test scan. Peers are
+    asked only while the page is open. Ctrl-C ends it.
+
+    [bold]bt dashboard runs/demo[/]
+
+    [bold]bt dashboard --roster roster.toml --keys office.key[/]
+    """
+    from contextlib import suppress
+    from importlib.util import find_spec
+    from threading import Event
+
+    from bt.console import make_console
+    from bt.watching import source
+    from bt.watching.web import Dashboard
+
+    found = source.of(run, roster, keys, peer or [], simulate, timeout, insecure=insecure)
+    slices = None
+    if run is not None and find_spec("matplotlib") is not None:
+        from bt.watching.slices import Slices
+
+        slices = Slices(run, data)
+    served = Dashboard(found, port, every, slices)
+    try:
+        make_console().print(
+            f"Open {served.url}\nOnly this machine can. Ctrl-C ends it.", soft_wrap=True
+        )
+        with suppress(KeyboardInterrupt):
+            Event().wait()
+    finally:
+        served.close()
+        found.close()
+        if slices is not None:
+            slices.close()

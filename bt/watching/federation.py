@@ -15,8 +15,9 @@ from bt.outside import NoAnswer
 from bt.versions import NEVER_TRAINED, Version
 from transports.reports import MILLION, Report
 
-_MOST_EVENTS = 400
+_MOST_EVENTS = 4000
 NO_ANSWER = "no answer"
+PROBLEMS = ("reject", "gone", "limit")  # events that a person may want to look into
 
 
 class Event(NamedTuple):

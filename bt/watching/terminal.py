@@ -200,7 +200,8 @@ def _note(row: Row, federation: Federation) -> Text:
         return Text(row.silent, "red")
     if row.aside_by:
         left_s, reason = max(row.aside_by.values())
-        who = _few(row.aside_by)
+        several = len(row.aside_by) > 2
+        who = f"{len(row.aside_by)} peers" if several else " and ".join(row.aside_by)
         return Text(f"set aside by {who} for {left_s} s: {reason}", "yellow")
     if row.pulling:
         return Text(f"pulls {_few(row.pulling)}", "cyan")
