@@ -24,7 +24,10 @@ BENCHMARKS = {  # the module whose run() does it
 ON_REQUEST = {  # need scans, and time
     "dice": "benchmarks.compression_dice",
     "liars": "benchmarks.liars",
+    "chaos": "benchmarks.chaos",
+    "hostile": "benchmarks.hostile",
 }
+HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "Task04_Hippocampus"
 app = typer.Typer(
     name="bench",
     add_completion=False,
@@ -34,6 +37,9 @@ app = typer.Typer(
 )
 Json = Annotated[
     bool, typer.Option("--json", help="Results on standard output, all else on standard error.")
+]
+Scans = Annotated[
+    Path, typer.Option(metavar="DIR", help="Folder of labelled scans.", show_default=False)
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Only small models: each within a minute.")]
 
@@ -100,6 +106,29 @@ def memory(quick: Quick = False, as_json: Json = False) -> None:
 def links(quick: Quick = False, as_json: Json = False) -> None:
     """Pull a model over slow links. Needs root."""
     _finish(bench(["links"], quick=quick, as_json=as_json))
+
+
+@app.command()
+def chaos(
+    data: Scans = HIPPOCAMPUS,
+    seeds: Annotated[int, typer.Option(min=1, help="Of the runs whose Dice is compared.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="Each fault once, and no Dice.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Kill, stop and cut off real peers: what it costs the others, and the Dice in the end."""
+    into = None if quick else RESULTS
+    _finish(bench(["chaos"], quick=quick, as_json=as_json, into=into, data=data, seeds=seeds))
+
+
+@app.command()
+def hostile(
+    data: Scans = HIPPOCAMPUS,
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the attempts.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Attack a real peer, as strangers and as a member: answers, memory, and training."""
+    into = None if quick else RESULTS
+    _finish(bench(["hostile"], quick=quick, as_json=as_json, into=into, data=data))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -168,7 +168,45 @@ class Lied:
     against_honest: float  # difference from the plain mean of honest peers alone
 
 
-Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice | Lied | Trained
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One kind of fault of one peer of three, injected some times, and what it cost the two
+    others: seconds from when a round could begin to when training began."""
+
+    times: int
+    worst_round_s: float  # of theirs, while it lasted
+    rounds_after_s: float  # median of their other rounds, while it lasted
+    lost_updates: int  # of the peer itself, at most
+    merged_again_after_s: float  # median; from its end until all had merged each other
+
+
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """Dice of the aggregated model by seed, with nobody killed and with everybody killed."""
+
+    kills: int
+    calm: list[float]
+    killed: list[float]
+    difference: float  # of the means
+    models: list[int]  # averaged in each of the runs with kills: all, or some had left early
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """What it brought who tried, and what it cost the peer."""
+
+    attempts: int
+    seconds: float
+    answer_bytes: int  # the largest to one attempt, without the greeting that all get
+    memory_before_mb: float
+    memory_at_end_mb: float
+    memory_after_mb: float
+    updates_meanwhile: int  # of the peer's own training
+    effect: str
+
+
+Suffered = Fault | Undisturbed | Attack
+Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice | Lied | Trained | Suffered
 
 
 @dataclass

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results import (
+    Attack,
     Beside,
     Dice,
+    Fault,
     Found,
     Idle,
     Lied,
@@ -21,7 +23,9 @@ from benchmarks.results import (
     Round,
     Trained,
     Transfer,
+    Undisturbed,
 )
+from bt.wording import counted
 
 
 def show(console: Console, title: str, found: Found) -> None:
@@ -77,6 +81,20 @@ def show(console: Console, title: str, found: Found) -> None:
             seeds = " ".join(f"{score:.3f}" for score in one_lied.by_seed)
             table.add_row(name, f"{one_lied.mean:.3f}", seeds, f"{one_lied.against_honest:+.3f}")
         console.print(table)
+    faults = {name: case for name, case in found.cases.items() if isinstance(case, Fault)}
+    if faults:
+        console.print(_faults(faults))
+    attacks = {name: case for name, case in found.cases.items() if isinstance(case, Attack)}
+    if attacks:
+        console.print(_attacks(attacks))
+    for name, case in found.cases.items():
+        if isinstance(case, Undisturbed):
+            means = [sum(scores) / len(scores) for scores in (case.calm, case.killed)]
+            console.print(
+                f"{name}: {means[0]:.3f} undisturbed, {means[1]:.3f} with {case.kills} kills in "
+                f"{counted(len(case.calm), 'run')} ({case.difference:+.3f})",
+                soft_wrap=True,
+            )
     for kind in get_args(Trained):
         same = {name: case for name, case in found.cases.items() if isinstance(case, kind)}
         if same:
@@ -85,6 +103,34 @@ def show(console: Console, title: str, found: Found) -> None:
         console.print(f"{name}: not measured: {reason}", style="dim")
     for name, reason in found.failed.items():
         console.print(f"{name}: FAILED: {reason}", style="red")
+
+
+def _faults(cases: Mapping[str, Fault]) -> Table:
+    """What they cost the others."""
+    columns = ["times", "worst round s", "rounds after s", "updates lost", "merged after s"]
+    table = _table("faults", cases, columns)
+    for name, case in cases.items():
+        seconds = [case.worst_round_s, case.rounds_after_s, case.merged_again_after_s]
+        worst, after, back = (f"{one:.2f}" for one in seconds)
+        table.add_row(name, str(case.times), worst, after, str(case.lost_updates), back)
+    return table
+
+
+def _attacks(cases: Mapping[str, Attack]) -> Table:
+    table = _table("attacks", cases, ["attempts", "s", "answer B", "memory MB", "updates"])
+    table.add_column("effect")
+    for name, case in cases.items():
+        memory = (case.memory_before_mb, case.memory_at_end_mb, case.memory_after_mb)
+        table.add_row(
+            name,
+            f"{case.attempts:,}",
+            f"{case.seconds:.0f}",
+            str(case.answer_bytes),
+            " ".join(f"{mb:.0f}" for mb in memory),
+            str(case.updates_meanwhile),
+            case.effect,
+        )
+    return table
 
 
 def _transfers(title: str, cases: Mapping[str, Transfer]) -> Table:
