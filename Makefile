@@ -19,6 +19,8 @@ test: $(READY)
 soak: $(READY)
 	@echo "== 100,000 simulated schedules of faults"
 	$(BIN)/bt simulate --schedules 100000 --jobs $(shell nproc) $(SOAK_ARGS)
+	@echo "== Minutes of faults of real processes"
+	$(BIN)/pytest -m soak tests/chaos --timeout=3600
 
 lint: $(READY)
 	@echo "== Lint, format, types"

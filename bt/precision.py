@@ -64,7 +64,13 @@ def ran_out_of_memory(exc: Exception) -> bool:
     """Whether `exc` says so: on processors torch has no error of its own for that."""
     if isinstance(exc, MemoryError | torch.OutOfMemoryError):
         return True
-    words = ("allocate memory", "could not create a memory object", "out of memory")
+    words = (
+        "allocate memory",
+        "bad_alloc",
+        "can't start new thread",
+        "could not create a memory object",
+        "out of memory",
+    )
     return isinstance(exc, RuntimeError) and any(word in str(exc) for word in words)
 
 
