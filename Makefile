@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FUZZ_SECONDS ?= 60
 READY := $(VENV)/.ready
 
 .PHONY: train test soak lint bench docs build clean
@@ -21,6 +22,10 @@ soak: $(READY)
 	$(BIN)/bt simulate --schedules 100000 --jobs $(shell nproc) $(SOAK_ARGS)
 	@echo "== Minutes of faults of real processes"
 	$(BIN)/pytest -m soak tests/chaos --timeout=3600
+	@echo "== Fuzzing led by coverage, of all that strangers write"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]' \
+		--no-build-isolation || echo "atheris can't be installed here"
+	$(BIN)/python -m benchmarks.fuzzing.guided --seconds $(FUZZ_SECONDS)
 
 lint: $(READY)
 	@echo "== Lint, format, types"

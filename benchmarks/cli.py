@@ -165,6 +165,32 @@ def liars(
     _finish(bench(["liars"], quick=quick, as_json=as_json, data=data, seeds=seeds, jobs=jobs))
 
 
+@app.command()
+def fuzz(
+    decodes: Annotated[int, typer.Option(min=1, help="How many messages.")] = 10_000_000,
+    seed: Annotated[int, typer.Option(min=0, help="It decides what they are.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Decode millions of messages that are almost right: nothing but refusals may come of it."""
+    from benchmarks.fuzzing.decodes import Tally, run
+    from benchmarks.fuzzing.decodes import show as show_tally
+    from bt.console import make_console
+
+    console = make_console(to_stderr=as_json)
+    with console.status("Decoding") as status:
+
+        def progress(tally: Tally) -> None:
+            status.update(f"Decoding: {tally.decodes:,} of {decodes:,} messages")
+
+        found = run(decodes, seed, jobs, progress)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        show_tally(console, found)
+    _finish(not found["escapes"])
+
+
 def bench(
     names: list[str],
     *,

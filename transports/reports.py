@@ -119,9 +119,13 @@ def from_json(values: Mapping[str, Any]) -> Report:
     return Report(**made)
 
 
-def _tuples(value: object) -> object:
-    """JSON has no tuples."""
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
+def _tuples(value: object, levels: int = 3) -> object:
+    """JSON has no tuples. A report has so many levels of lists; a stranger may send thousands."""
+    if not isinstance(value, list):
+        return value
+    if not levels:
+        raise Malformed("its lists are nested too deeply")
+    return tuple(_tuples(each, levels - 1) for each in value)
 
 
 def _dict_of(kind: type, value: object) -> object:

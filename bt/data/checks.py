@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.imageglobals import logger as nibabel_log
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 LARGEST_SCAN = 1 << 28  # voxels; a header may claim anything
 LONGEST_AXIS = 4096  # voxels
+FARTHEST_MM = 1e6  # from the scanner's middle
 ABSURD = 1e30  # no intensity is as large as this
 TOO_LARGE = "too large for this machine's memory"
 SAME_PLACE_MM = 0.1  # corners of an image and its label map may differ by this much
@@ -97,7 +100,7 @@ def _read(path: Path) -> Stored:
         if not path.is_file():
             raise ScanError(f"{path}: missing")
         # nibabel is talkative about odd but harmless header fields.
-        with warnings.catch_warnings(action="ignore"), LoggingOutputSuppressor():
+        with warnings.catch_warnings(action="ignore"), _without_log():
             file = nib.load(path)
             if not isinstance(file, SpatialImage):
                 raise ScanError(f"{path}: not an image of a volume")
@@ -117,11 +120,24 @@ def _read(path: Path) -> Stored:
     return Stored(data, Grid(shape, affine))
 
 
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Unlike nibabel's own LoggingOutputSuppressor, which takes its handler away for good: then
+    the lines go to standard error by another way."""
+    nibabel_log.disabled = True
+    try:
+        yield
+    finally:
+        nibabel_log.disabled = False
+
+
 def _is_sane(affine: NDArray[np.float64]) -> bool:
     """Voxels of a thinkable size in mm, their edges not nearly in one plane."""
+    if not (np.abs(affine) < FARTHEST_MM).all():  # NaN neither; the rest can't overflow
+        return False
     edges = affine[:3, :3]
     sizes = np.linalg.norm(edges, axis=0)
-    if not (np.isfinite(affine).all() and sizes.min() > 1e-4 and sizes.max() < 1e4):
+    if not (sizes.min() > 1e-4 and sizes.max() < 1e4):
         return False
     return bool(abs(np.linalg.det(edges / sizes)) > 1e-2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,35 @@ def test_singular_affine(write: Write, tmp_path: Path) -> None:
     content = bytes(image.header.binaryblock) + bytes(4) + head().tobytes("F")
     path.write_bytes(gzip.compress(content))
     assert "singular" in bad(Scan("x", path), None, tmp_path / "cache")
+
+
+def test_an_affine_beyond_all_numbers_warns_of_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti2Image(head(), np.eye(4)), path)
+    content = bytearray(path.read_bytes())
+    place = nib.Nifti2Header.template_dtype.fields["srow_x"][1]
+    content[place : place + 8] = np.float64(1e300).tobytes()
+    path.write_bytes(content)
+    with np.errstate(all="raise"), pytest.raises(ScanError, match="singular or absurd"):
+        read_image(path)
+
+
+def test_odd_headers_say_nothing(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nibabel has a log that ends up on the terminal."""
+    path = write("a.nii", head())
+    content = bytearray(path.read_bytes())
+    content[254:256] = b"\x07\x00"  # sform_code
+    path.write_bytes(content)
+    said: list[str] = []
+    monkeypatch.setattr(logging.Logger, "handle", lambda self, record: said.append(record.msg))
+    for _ in range(2):
+        nib.load(path)
+    assert said, "it has something to say"
+    said.clear()
+    read_image(path)
+    assert said == []
 
 
 def test_no_label_map(write: Write, tmp_path: Path) -> None:

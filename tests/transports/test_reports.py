@@ -88,3 +88,12 @@ def test_entries_of_another_shape(field, entry):
     value = {"b": entry} if field in ("others", "aside") else [entry]
     with pytest.raises(Malformed):
         decode([file(fields | {field: value})], limits=LIMITS)
+
+
+@pytest.mark.parametrize("name", ["others", "aside", "fits", "events", "pulling", "version"])
+def test_lists_nested_a_thousand_times_are_refused(name):
+    about, table, _ = opened(joined(full()))
+    deep = json.loads("[" * 900 + "]" * 900)
+    about[name] = {"p1": deep} if name in ("others", "aside") else deep
+    with pytest.raises(Malformed, match=r"nested too deeply|expected"):
+        decode([file(about, table)], limits=LIMITS)
