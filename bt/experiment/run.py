@@ -23,6 +23,7 @@ from bt.experiment.plan import Choices, Part
 from bt.experiment.results import gather
 from bt.federation import Prepared, prepare
 from bt.node import write_json
+from bt.report.cli import report_of_run
 from bt.robust import check_enough
 from bt.train import interruptible, run_name
 
@@ -107,7 +108,9 @@ def run(
             return INTERRUPTED
     write_json(out / "experiment.json", content)
     screen.print_results(console, content)
-    print_paths(console, [("results", out / "experiment.json"), ("models", out / "parts")])
+    page = report_of_run(out, experiment.config.model.name, console)
+    paths = [("results", out / "experiment.json"), ("models", out / "parts")]
+    print_paths(console, [*paths, *([("report", page)] if page else [])])
     return 0
 
 

@@ -100,6 +100,7 @@ def test_killed_it_goes_on_with_what_is_missing(cohort: Path, tmp_path: Path) ->
     assert ended.returncode == 0, ended.stderr
     assert first.stat().st_mtime_ns == written
     content = json.loads((tmp_path / "out/experiment.json").read_text())
+    assert (tmp_path / "out/report.html").is_file()
     assert content["settings"]["seeds"] == [0, 1, 2]
     assert len(content["methods"]["only-client"]["clients"]) == 3
 
