@@ -12,6 +12,7 @@ from bt import __version__
 from bt import options as opt
 from bt.cli_keys import keys_app, roster_app
 from bt.cli_model import evaluate, export, predict
+from bt.cli_site import aggregate
 from bt.config import Config
 from bt.experiment.cli import app as experiment_app
 from bt.report.cli import report
@@ -212,6 +213,7 @@ def peer(
 app.command("eval", cls=opt.Command)(evaluate)
 app.command(cls=opt.Command)(predict)
 app.command(cls=opt.Command)(export)
+app.command(cls=opt.Command)(aggregate)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")
 

@@ -195,7 +195,11 @@ def parse(text: str, config: Config | None = None) -> Config:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:  # ValueError: also for a number of 5000 digits
         raise ConfigError(f"not valid TOML: {exc}") from exc
-    config = config or Config()
+    return take(content, config or Config())
+
+
+def take(content: dict[str, Any], config: Config) -> Config:
+    """`config` with what sections of TOML, parsed, set. Raises ConfigError."""
     known = [part.name for part in fields(config)]
     for section, settings in content.items():
         if section not in known:

@@ -54,8 +54,20 @@ class Outside:
         """The peers with an address, sorted."""
         return tuple(sorted(name for name, where in self.peers.items() if where is not None))
 
+    @property
+    def may_have_models(self) -> bool:
+        """As the roster here says; the others' may say otherwise."""
+        observers = {} if self.roster is None else self.roster.observers
+        return self.name not in observers or observers[self.name].models
+
+    @property
+    def samples_of(self) -> dict[str, int]:
+        """How many scans each peer may claim."""
+        members = {} if self.roster is None else self.roster.members
+        return {name: member.max_samples for name, member in members.items()}
+
     @contextmanager
-    def connected(self) -> Iterator[Transport]:
+    def connected(self, limits: messages.Limits | None = None) -> Iterator[Transport]:
         """A transport to all of them."""
         members = {} if self.roster is None else self.roster.members
         transport = ZeroMQTransport(
@@ -63,7 +75,7 @@ class Outside:
             "tcp://127.0.0.1:*",
             {name: self.peers[name] for name in self.askable},
             outside=True,
-            max_message_bytes=self.limits.max_message_bytes,
+            max_message_bytes=(limits or self.limits).max_message_bytes,
             insecure=self.insecure,
             keys=self.keys,
             peer_keys={n: members[n].keys for n in self.askable} if members else None,

@@ -14,6 +14,7 @@ from bt import contacts, outside, roster
 from bt.checkpoint import CheckpointFile
 from bt.config import ConfigError
 from bt.eventlog import EventLog
+from bt.others import Timing
 from bt.outside import NoAnswer, Outside
 from bt.protocol import Peer
 from bt.roster import Member, Observer
@@ -44,22 +45,22 @@ class Federation:
         watching = [Observer(n, (pairs[n].public,), n == "office") for n in ("office", "screen")]
         self.roster = folder / "roster.toml"
         self.roster.write_text(roster.roster_of(members, watching).to_toml())
-        self.going_on = threading.Event()
         self.logs: dict[str, Path] = {}
         for name, samples in (("A", 1), ("B", 3)):
             self._start(name, samples, stack)
 
     def _start(self, name: str, samples: int, stack: ExitStack) -> None:
         own = contacts.from_roster(self.roster, self.folder / f"{name}.key")
-        trainer = FakeTrainer(samples, step=float(samples))
+        trainer, nothing = FakeTrainer(samples, step=float(samples)), threading.Event()
 
         def train_on(update: int, stop: Any) -> None:
-            while update and not stop():
-                self.going_on.wait(0.01)
+            while len(trainer.updates) > 1 and not stop():
+                nothing.wait(0.01)
 
         trainer.during_fit = train_on
         sizes = image.nbytes(SCHEMA), image.header_bytes(SCHEMA)
-        peer = Peer(name, sorted(own.others), samples, SCHEMA.hash, 9, *sizes)
+        timing = Timing(ping_s=1.0)
+        peer = Peer(name, sorted(own.others), samples, SCHEMA.hash, 9, *sizes, timing=timing)
         self.logs[name] = self.folder / name / "events.jsonl"
         log = EventLog(self.logs[name])
         transport = own.connect(LIMITS.max_message_bytes)
