@@ -12,7 +12,7 @@ from bt import __version__
 from bt import options as opt
 from bt.cli_keys import keys_app, roster_app
 from bt.cli_model import evaluate, export, predict
-from bt.cli_site import aggregate
+from bt.cli_site import aggregate, check, init, join
 from bt.config import Config
 from bt.experiment.cli import app as experiment_app
 from bt.report.cli import report
@@ -139,7 +139,10 @@ def train(
 @app.command(cls=opt.Command)
 def peer(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="This peer's folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="This peer's folder. Needed, if not in --config."),
+    ] = None,
     roster: opt.RosterFile = None,
     keys: opt.KeyFile = None,
     name: opt.PeerName = None,
@@ -197,14 +200,19 @@ def peer(
     """
     from bt import contacts
     from bt import peer as one_peer
+    from bt import site as sites
     from bt.console import make_console
 
+    said, settings = sites.filled(ctx.params)
+    roster, keys, listen, announce = (said[n] for n in ("roster", "keys", "listen", "announce"))
+    if (out := said["out"]) is None:
+        raise typer.BadParameter("--out is needed: this peer's folder")
     own = contacts.of(roster, keys, name, listen, peer or [], announce, insecure=insecure)
-    here = ("part", *opt.CONTACTS)
+    here = ("part", "config", *opt.CONTACTS)
     given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
     if part is None and config is None and test_scans is None:
         given["test_scans"] = 0  # all scans are this peer's own
-    settings = opt.to_config(given)
+    settings = opt.to_config(given, settings)
     if settings.federation.transport != "zmq":
         raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
     raise typer.Exit(one_peer.run(settings, own, part, out, make_console()))
@@ -213,7 +221,8 @@ def peer(
 app.command("eval", cls=opt.Command)(evaluate)
 app.command(cls=opt.Command)(predict)
 app.command(cls=opt.Command)(export)
-app.command(cls=opt.Command)(aggregate)
+for command in (init, check, join, aggregate):
+    app.command(cls=opt.Command)(command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")
 

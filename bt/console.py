@@ -19,7 +19,6 @@ from bt.eventlog import EventReader
 from bt.wording import counted
 
 if TYPE_CHECKING:
-    from bt.aggregate import Aggregate
     from bt.data.cache import Loaded
     from bt.data.checks import BadScan
     from bt.data.layouts import Cohort
@@ -366,27 +365,6 @@ def print_roster(console: Console, roster: Roster, doubts: Iterable[str]) -> Non
     for doubt in doubts:
         console.print(f"look: {doubt}", style="yellow", soft_wrap=True)
     console.print(f"fingerprint: {roster.fingerprint}")
-
-
-def print_aggregate(console: Console, made: Aggregate, out: Path) -> None:
-    """Who is in an aggregated model, and who is not and why."""
-    from bt.errors import printable
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("peer", "version", "scans", "share", "MB", "s"):
-        table.add_column(heading, justify="left" if heading == "peer" else "right")
-    samples = sum(part.samples for part in made.of.values())
-    for name, part in made.of.items():
-        share, mb = f"{part.samples / samples:.0%}", f"{part.bytes / 1e6:.1f}"
-        table.add_row(name, part.version, str(part.samples), share, mb, f"{part.seconds:.1f}")
-    if made.of:
-        console.print(table)
-    for name, reason in made.missing.items():
-        console.print(f"not in it: {name}, {printable(reason)}", style="yellow", soft_wrap=True)
-    if made.of:
-        print_paths(console, [("aggregated model", out)])
-    else:
-        console.print("No peer had a model: nothing was written.", style="red")
 
 
 def print_findings(console: Console, report: Report) -> None:

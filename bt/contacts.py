@@ -63,6 +63,18 @@ class Contacts:
         transport.contacts = self
         return transport
 
+    def answering(self, max_message_bytes: int) -> ZeroMQTransport:
+        """Listen in this peer's place, for those who ask from outside alone."""
+        return ZeroMQTransport(
+            self.name,
+            self.listen,
+            {},
+            max_message_bytes=max_message_bytes,
+            insecure=self.insecure,
+            keys=self.keys,
+            peer_keys=None if self.roster is None else _keys_by_name(self.roster),
+        )
+
     def serves(self, name: str) -> bool:
         """Whether `name`, who asks from outside, may have models."""
         if self.roster is None or name in self.roster.members:

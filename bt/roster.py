@@ -176,7 +176,8 @@ def _member(entry: Any, number: int) -> Member:
     cap = entry.get("max_samples")
     if type(cap) is not int or not 1 <= cap <= MOST_SAMPLES:
         raise ConfigError(f"max_samples of {name}: expected 1 to {MOST_SAMPLES}")
-    return Member(name, _address(name, entry.get("address")), keys, cap)
+    where = entry.get("address")
+    return Member(name, None if where is None else address_of(name, where), keys, cap)
 
 
 def _observer(entry: Any, number: int) -> Observer:
@@ -212,9 +213,8 @@ def _who(
     return name, tuple(keys)
 
 
-def _address(name: str, address: Any) -> str | None:
-    if address is None:
-        return None
+def address_of(name: str, address: str) -> str:
+    """The address that others reach `name` at, if it can be one. Raises ConfigError."""
     try:
         place = parse(address if isinstance(address, str) else "")
     except TransportError as exc:
