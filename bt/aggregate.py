@@ -136,7 +136,7 @@ class _Told:
         self._tell = tell
         self._came: dict[str, tuple[int, float]] = {}
 
-    def write(self, event: str, **about: Any) -> None:
+    def write(self, event: str, **about: Any) -> bool:
         name = str(about.get("from_", about.get("peer", "")))
         match event:
             case "pull":
@@ -151,6 +151,7 @@ class _Told:
             case "version":
                 if about["version"] == "0":
                     self._made.missing[name] = "has not trained yet"
+        return True
 
 
 def aggregate(
