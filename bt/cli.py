@@ -150,6 +150,8 @@ def peer(
     peer: opt.Peers = None,
     announce: opt.Announce = None,
     insecure: opt.Insecure = False,
+    metrics: opt.Metrics = None,
+    metrics_public: opt.MetricsPublic = False,
     data: opt.Data = None,
     part: Annotated[
         str | None,
@@ -208,14 +210,19 @@ def peer(
     if (out := said["out"]) is None:
         raise typer.BadParameter("--out is needed: this peer's folder")
     own = contacts.of(roster, keys, name, listen, peer or [], announce, insecure=insecure)
-    here = ("part", "config", *opt.CONTACTS)
+    numbers = None
+    if metrics is not None:
+        from bt.watching.metrics import place_of
+
+        numbers = place_of(metrics, public=metrics_public)
+    here = ("part", "config", "metrics", "metrics_public", *opt.CONTACTS)
     given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
     if part is None and config is None and test_scans is None:
         given["test_scans"] = 0  # all scans are this peer's own
     settings = opt.to_config(given, settings)
     if settings.federation.transport != "zmq":
         raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
-    raise typer.Exit(one_peer.run(settings, own, part, out, make_console()))
+    raise typer.Exit(one_peer.run(settings, own, part, out, make_console(), numbers))
 
 
 app.command("eval", cls=opt.Command)(evaluate)

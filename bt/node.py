@@ -33,7 +33,7 @@ from bt.transfer import LARGEST_RANGE
 from bt.weights import FlatWeights
 from transports import image
 from transports.base import Transport
-from transports.messages import PLAIN, Limits
+from transports.messages import PLAIN, Limits, Report
 
 _SMALL_MESSAGE_BYTES = 1 << 20
 
@@ -142,6 +142,10 @@ class Node:
         self._stop_reason = reason
         if self._runner is not None:
             self._runner.stop(reason)
+
+    def report(self) -> Report | None:
+        """How this peer is doing, once it runs. Any thread may ask."""
+        return None if self._runner is None else self._runner.report()
 
     def run(self, trainer: Trainer, connect: Callable[[int], Transport]) -> Outcome:
         """Take part until the end; `connect(max_message_bytes)` makes the transport."""

@@ -264,6 +264,23 @@ Insecure = Annotated[
         "who they say. Think twice.",
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="HOST:PORT",
+        rich_help_panel=_MEET,
+        help="Serve this peer's numbers to Prometheus there, for example at 127.0.0.1:9100.",
+    ),
+]
+MetricsPublic = Annotated[
+    bool,
+    typer.Option(
+        "--metrics-public",
+        rich_help_panel=_MEET,
+        help="Also where other machines reach them, unencrypted.",
+    ),
+]
 CONTACTS = ("roster", "keys", "name", "listen", "peer", "announce", "insecure")
 Fanout = Annotated[
     int | None,

@@ -26,6 +26,7 @@ from bt.files import write_atomic
 from bt.node import Node, load_usable, make_trainer
 from bt.threads import threads_each
 from bt.trainer import SegmentationTrainer
+from bt.watching.metrics import serving
 from bt.wording import counted
 from launchers import lifeline
 
@@ -96,10 +97,12 @@ def run(
     part: str | None,
     out: Path,
     console: Console,
+    metrics: tuple[str, int] | None = None,
 ) -> int:
     """Take part until the end. Returns the exit code: 0 unless the run merged nobody.
 
-    A launcher that holds a lifeline evaluates the aggregated model itself, once for all.
+    `metrics`: host and port where they are served. A launcher that holds a lifeline evaluates the
+    aggregated model itself, once for all.
     """
     name = contacts.name
     launched = lifeline.held()
@@ -117,6 +120,7 @@ def run(
         stopping(node),
         contacts.rereading(),
         following(console, {name: out}, config.federation.rounds),
+        serving(metrics, node.report),
     ):
         outcome = node.run(trainer, contacts.connect)
     results = {name: node.results(outcome)}

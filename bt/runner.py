@@ -108,6 +108,7 @@ class Runner:
         self._totals = self._outcome.totals
         self._totals.update(dict.fromkeys(TOTALS, 0))
         self._log = reporter = Reporter(log, peer, self._totals, clock)
+        self.report = reporter.report
         self._saver = Saver(checkpoints, clock, reporter, tell)
         self._desk = Desk(peer, self._shelf, transport, limits, reporter, serves)
         self._gate = Gate(limits, lambda name, why: reporter.write("limit", peer=name, reason=why))

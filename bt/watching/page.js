@@ -329,12 +329,14 @@ function showSlices(s) {
   if (s.number === shownSlices || !s.planes) return;
   const fresh = shownSlices === null;
   shownSlices = s.number;
+  const scale = Math.min(380 / Math.max(...s.planes.map(p => p.mm[1])), ($("planes").clientWidth - 30) / s.planes.reduce((a, p) => a + p.mm[0], 0));
+  if (fresh) $("planes").style.gridTemplateColumns = s.planes.map(p => `minmax(110px, ${Math.round(p.mm[0] * scale)}px)`).join(" ");
   if (fresh) $("planes").replaceChildren(...s.planes.map(plane => {
-    const f = make("figure"), img = make("img"), slider = make("input"), caption = make("figcaption", plane.name, "soft");
+    const f = make("figure"), img = make("img"), slider = make("input"), caption = make("figcaption", `${plane.name}: ${plane.ends[0]} is left, ${plane.ends[2]} is up`, "soft");
     slider.type = "range"; slider.min = 0; slider.max = plane.slices - 1; slider.value = plane.at; slider.setAttribute("aria-label", plane.name + " slice");
     img.alt = `${plane.name} slice with structures in colour`;
     img.refresh = () => { img.src = `slice/${shownSlices}/${plane.name}/${slider.value}/${$("overlay").value}.png`; };
-    slider.oninput = img.refresh; img.style.aspectRatio = plane.aspect; img.style.imageRendering = "auto";
+    slider.oninput = img.refresh; img.style.aspectRatio = `${plane.mm[0]} / ${plane.mm[1]}`;
     f.append(img, slider, caption);
     return f;
   }));

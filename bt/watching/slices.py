@@ -82,7 +82,8 @@ class Slices:
                     "name": plane.name,
                     "slices": shape[plane.axis],
                     "at": _fullest(found, plane.axis),
-                    "aspect": f"{size_mm[plane.across]:.0f} / {size_mm[plane.up]:.0f}",
+                    "mm": [round(float(size_mm[i]), 1) for i in (plane.across, plane.up)],
+                    "ends": plane.ends,
                 }
                 for plane in PLANES
             ],
