@@ -100,7 +100,7 @@ class _Puller(Runner):
         self._feed(events.Trained())
         (merged, count), self.merged = self.merged, (None, 0)
         if merged is None or count != len(self.peer.others):
-            log: Any = self._log
+            log: Any = self._trainer  # a Nothing
             raise RuntimeError(f"merged {count} of {len(self.peer.others)} models{log.trouble}")
         return merged
 
@@ -200,7 +200,7 @@ def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
 
 def models_served(runner: Runner) -> int:
     """How many whole models it has sent."""
-    log: Any = runner._log
+    log: Any = runner._trainer  # a Nothing
     served: int = log.served
     return served
 
