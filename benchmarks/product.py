@@ -55,6 +55,7 @@ class Nothing:
 
     samples = 1
     path = Path("nowhere")
+    damage: str | None = None
 
     def __init__(self, name: str, weights: FlatWeights) -> None:
         self.served = 0  # models, whole

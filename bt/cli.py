@@ -15,6 +15,7 @@ from bt.cli_model import evaluate, export, predict
 from bt.cli_site import aggregate, check, init, join
 from bt.config import Config
 from bt.experiment.cli import app as experiment_app
+from bt.launch.cli import launch
 from bt.report.cli import report
 from bt.simulation.cli import simulate
 from bt.watching.cli import dashboard, status
@@ -94,7 +95,7 @@ def train(
         str | None,
         typer.Option(
             help="zmq (default): a process per peer; mpi: a rank per peer, chosen under mpirun; "
-            "inproc: threads of one process."
+            "inproc: threads of one process; folder:DIR: processes that share a folder."
         ),
     ] = None,
     ping_timeout: opt.PingTimeout = None,
@@ -179,7 +180,7 @@ def peer(
     device: opt.Device = None,
     rounds: opt.Rounds = None,
     schedule: opt.ScheduleName = None,
-    transport: Annotated[str | None, typer.Option(help="zmq, the only one here.")] = None,
+    transport: opt.PeerTransport = None,
     ping_timeout: opt.PingTimeout = None,
     pull_timeout: opt.PullTimeout = None,
     longest_wait: opt.LongestWait = None,
@@ -188,6 +189,7 @@ def peer(
     merge: opt.Merge = None,
     seed: opt.Seed = None,
     config: opt.ConfigFile = None,
+    launched_by: opt.LaunchedBy = None,
 ) -> None:
     """Run one peer, by hand, in any terminal or at any site.
 
@@ -203,26 +205,33 @@ def peer(
     from bt import contacts
     from bt import peer as one_peer
     from bt import site as sites
+    from bt.config import folder_of
     from bt.console import make_console
 
     said, settings = sites.filled(ctx.params)
     roster, keys, listen, announce = (said[n] for n in ("roster", "keys", "listen", "announce"))
     if (out := said["out"]) is None:
         raise typer.BadParameter("--out is needed: this peer's folder")
-    own = contacts.of(roster, keys, name, listen, peer or [], announce, insecure=insecure)
     numbers = None
     if metrics is not None:
         from bt.watching.metrics import place_of
 
         numbers = place_of(metrics, public=metrics_public)
-    here = ("part", "config", "metrics", "metrics_public", *opt.CONTACTS)
+    here = ("part", "config", "launched_by", "metrics", "metrics_public", *opt.CONTACTS)
     given: dict[str, Any] = {key: v for key, v in ctx.params.items() if key not in here}
     if part is None and config is None and test_scans is None:
         given["test_scans"] = 0  # all scans are this peer's own
     settings = opt.to_config(given, settings)
-    if settings.federation.transport != "zmq":
-        raise typer.BadParameter("bt peer speaks zmq; under mpirun use bt train")
-    raise typer.Exit(one_peer.run(settings, own, part, out, make_console(), numbers))
+    if settings.federation.transport == "mpi":
+        from bt.mpijob import peer_of_job
+
+        raise typer.Exit(peer_of_job(settings, said))
+    folder = folder_of(settings.federation.transport)
+    if folder is None and settings.federation.transport != "zmq":
+        raise typer.BadParameter("bt peer speaks zmq or folder:DIR, and under mpirun mpi")
+    who = roster, keys, name, listen, peer or [], announce
+    own = contacts.of(*who, insecure=insecure, folder=folder)
+    raise typer.Exit(one_peer.run(settings, own, part, out, make_console(), launched_by, numbers))
 
 
 app.command("eval", cls=opt.Command)(evaluate)
@@ -230,6 +239,7 @@ app.command(cls=opt.Command)(predict)
 app.command(cls=opt.Command)(export)
 for command in (init, check, join, aggregate):
     app.command(cls=opt.Command)(command)
+app.command(cls=opt.Command)(launch)
 app.add_typer(keys_app, name="keys")
 app.add_typer(roster_app, name="roster")
 

@@ -61,7 +61,7 @@ class FederationConfig:
     peers: int = 5
     rounds: int = 8  # updates per peer
     schedule: str = "async"  # async or sequential
-    transport: str = "zmq"  # zmq, mpi or inproc
+    transport: str = "zmq"  # zmq, mpi, inproc or folder:DIR
     ping_timeout_s: float = 5.0
     pull_timeout_s: float = 60.0
     longest_wait_s: float = 86_400.0  # once done, for the others, whatever progress they make
@@ -91,7 +91,7 @@ CHOICES = {
     "split": ("uniform", "bands", "explicit"),
     "precision": ("auto", "float32", "bfloat16"),
     "schedule": ("async", "sequential"),
-    "transport": ("zmq", "mpi", "inproc"),
+    "transport": ("zmq", "mpi", "inproc", "folder:DIR"),
     "merge": ("mean", "clipped", "median", "trimmed"),
     "compression": ("auto", *ENCODINGS),
 }
@@ -163,6 +163,8 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         raise ConfigError(f"{name} = {value!r:.80}: expected {wanted}")
     if isinstance(value, str) and not value.isprintable():
         raise ConfigError(f"{name} = {value!a:.80}: expected printable characters")
+    if name == "transport" and folder_of(value) is not None:
+        return value
     if name in CHOICES and value not in CHOICES[name]:
         raise ConfigError(f"{name} = {value!r:.80}: expected one of {', '.join(CHOICES[name])}")
     if name == "seed":
@@ -177,6 +179,16 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if most is not None and not value <= most:
         raise ConfigError(f"{name} = {value}: expected at most {most}")
     return value
+
+
+def folder_of(transport: str) -> str | None:
+    """The folder of "folder:DIR"; None for another transport. Raises ConfigError."""
+    kind, colon, folder = transport.partition(":")
+    if kind != "folder" or not colon:
+        return None
+    if not folder or folder == "DIR":
+        raise ConfigError(f"transport = {transport!r}: which folder? folder:/shared/dir")
+    return folder
 
 
 def read(path: Path, config: Config | None = None) -> Config:
@@ -214,13 +226,19 @@ def take(content: dict[str, Any], config: Config) -> Config:
     return config
 
 
-def to_toml(config: Config) -> str:
-    """The whole config as TOML; settings that are None are left out, as TOML has no null."""
+def to_toml(config: Config, *, unlike: Config | None = None) -> str:
+    """The config as TOML: the whole of it, or what is unlike another.
+
+    Settings that are None are left out, as TOML has no null.
+    """
+    other = {} if unlike is None else asdict(unlike)
     lines = [f"seed = {config.seed}"]
     for section, settings in asdict(config).items():
         if isinstance(settings, dict):
-            lines += ["", f"[{section}]"]
-            lines += [f"{k} = {_toml(v)}" for k, v in settings.items() if v is not None]
+            known = other.get(section, {})
+            told = {k: v for k, v in settings.items() if v is not None}
+            said = [f"{k} = {_toml(v)}" for k, v in told.items() if known.get(k) != v]
+            lines += ["", f"[{section}]", *said] if said else []
     return "\n".join(lines) + "\n"
 
 

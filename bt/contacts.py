@@ -1,4 +1,4 @@
-"""Whom a peer meets, and how it knows them: by a roster and keys, or by addresses alone.
+"""Whom a peer meets, and how it knows them: by a roster and keys, by addresses, or in a folder.
 
 The roster can be read again while the peer runs (SIGHUP): a key that is gone from it is out at
 once, established connections included; a new key of a known peer is in. Who joins, or moves to
@@ -17,8 +17,9 @@ from pathlib import Path
 from bt import roster as rosters
 from bt.config import ConfigError
 from bt.roster import Member, Observer, Roster
-from transports.base import Received, TransportError, valid_name
+from transports.base import Received, Transport, TransportError, valid_name
 from transports.endpoints import Ipc, Tcp, parse
+from transports.folder import FolderTransport, check_folder
 from transports.keys import KeyPair
 from transports.zeromq import ZeroMQTransport
 
@@ -28,13 +29,14 @@ class Contacts:
     """A peer's own place and the others'."""
 
     name: str
-    listen: str
+    listen: str | None  # None: it only connects to others
     others: Mapping[str, str | None]  # addresses; None: it connects to us
     announce: str | None = None
     insecure: bool = False
     keys: KeyPair | None = None
     roster_file: Path | None = None
     roster: Roster | None = None
+    folder: str | None = None  # that all share, in place of addresses
     samples_of: dict[str, int] = field(default_factory=dict)  # at most; changes with the roster
     tell: Callable[[str], None] = lambda line: None  # what a person should know
     _again: threading.Event = field(default_factory=threading.Event)
@@ -48,8 +50,16 @@ class Contacts:
         """How many of the others are on this machine, and share its processors."""
         return sum(parse(where).is_loopback for where in self.others.values() if where)
 
-    def connect(self, max_message_bytes: int) -> ZeroMQTransport:
+    def connect(self, max_message_bytes: int) -> Transport:
         """Listen, and connect to the others."""
+        if self.folder is not None:
+            return FolderTransport(
+                self.name,
+                self.folder,
+                sorted(self.others),
+                max_message_bytes=max_message_bytes,
+                insecure=self.insecure,
+            )
         transport = _Rostered(
             self.name,
             self.listen,
@@ -159,8 +169,15 @@ def of(
     announce: str | None,
     *,
     insecure: bool,
+    folder: str | None = None,
 ) -> Contacts:
     """As the options of bt peer say. Raises ConfigError, BadKey."""
+    if folder is not None:
+        given = {"--roster": roster, "--keys": keys, "--listen": listen, "--announce": announce}
+        for option, value in given.items():
+            if value is not None:
+                raise ConfigError(f"{option} is of no use in a folder: who can write there is in")
+        return in_folder(folder, name, peers, insecure=insecure)
     if roster is None and keys is None:
         return from_addresses(name, listen, peers, announce, insecure=insecure)
     if roster is None or keys is None:
@@ -195,7 +212,7 @@ def from_roster(
     if name not in (None, own.name):
         raise ConfigError(f"--name {name}: in {roster_file} the key of {key_file} is {own.name}'s")
     if listen is None:
-        listen = own.address or "tcp://127.0.0.1:*"  # without an address nobody calls it
+        listen = own.address  # without one nobody calls it
     _check_places(listen, announce, secure=True)
     others = {name: where for name, where in roster.addresses().items() if name != own.name}
     if not others:
@@ -213,6 +230,20 @@ def from_roster(
     )
 
 
+def in_folder(
+    folder: str, name: str | None, peers: list[str] | None = None, *, insecure: bool = False
+) -> Contacts:
+    """Peers that share a folder; `peers` are awaited, others may come. Raises ConfigError."""
+    if name is None:
+        raise ConfigError("who is this peer? --name NAME, which no other one in the folder has")
+    for each in (name, *(peers or ())):
+        _check_name(each)
+    if name in (peers or ()):
+        raise ConfigError(f"--peer {name}: that is this peer itself, name the others only")
+    check_folder(folder, insecure=insecure)
+    return Contacts(name, None, dict.fromkeys(peers or ()), insecure=insecure, folder=folder)
+
+
 def from_addresses(
     name: str | None,
     listen: str | None,
@@ -222,10 +253,11 @@ def from_addresses(
     insecure: bool = False,
 ) -> Contacts:
     """Peers that are who they say they are. Raises ConfigError."""
-    if name is None or listen is None or not peers:
+    if name is None or not peers:
         raise ConfigError(
-            "who are the others? --roster FILE and --keys FILE, or on one machine --name, "
-            "--listen and --peer NAME=ADDRESS for each of them"
+            "who are the others? --roster FILE and --keys FILE; or on one machine --name, "
+            "--listen and --peer NAME=ADDRESS for each of them; or --name and --transport "
+            "folder:DIR"
         )
     others = addresses_of(name, listen, announce, peers, insecure=insecure)
     return Contacts(name, listen, others, announce, insecure)
@@ -238,33 +270,35 @@ _KEYS_FIRST = (
 
 
 def addresses_of(
-    name: str, listen: str, announce: str | None, peers: list[str], *, insecure: bool
-) -> dict[str, str]:
-    """["B=tcp://..."] -> {"B": "tcp://..."}, for the peer `name` that listens at `listen`.
+    name: str, listen: str | None, announce: str | None, peers: list[str], *, insecure: bool
+) -> dict[str, str | None]:
+    """["B=tcp://...", "C"] -> {"B": "tcp://...", "C": None}: C connects to this peer.
 
-    What can be checked of names and addresses is, before scans are read. Raises ConfigError.
+    It is `name`, and listens at `listen`, or nowhere. What can be checked of names and addresses
+    is, before scans are read. Raises ConfigError.
     """
-    found: dict[str, str] = {}
+    found: dict[str, str | None] = {}
     for entry in peers:
         other, equals, address = entry.partition("=")
-        if not (equals and other and address):
+        if equals and not (other and address):
             raise ConfigError(
                 f"--peer {entry}: expected NAME=ADDRESS, for example B=tcp://127.0.0.1:7302"
             )
+        if not equals and listen is None:
+            raise ConfigError(
+                f"--peer {entry}: where is it? --peer {entry}=ADDRESS; the name alone is for one"
+                " that connects to this one, at its --listen"
+            )
         if other in found:
             raise ConfigError(f"--peer {other} is given twice")
-        found[other] = address
+        found[other] = address if equals else None
     if name in found:
         raise ConfigError(f"--peer {name}: that is this peer itself, name the others only")
     for each in (name, *found):
-        if not valid_name(each):
-            raise ConfigError(
-                f"{each!r} can't name a peer: expected up to 64 of A-Z a-z 0-9 . _ -, the first "
-                "a letter or digit"
-            )
+        _check_name(each)
     own = _check_places(listen, announce, secure=insecure)
-    taken = {own: "this peer itself"}
-    for other, address in found.items():
+    taken: dict[Tcp | Ipc | None, str] = {own: "this peer itself"}
+    for other, address in ((name, where) for name, where in found.items() if where is not None):
         place = _endpoint("--peer", address)
         if isinstance(place, Tcp) and (place.host == "*" or not place.port):
             raise ConfigError(f"--peer {other}={address}: expected one host and port")
@@ -279,8 +313,20 @@ def addresses_of(
     return found
 
 
-def _check_places(listen: str, announce: str | None, *, secure: bool) -> Tcp | Ipc:
+def _check_name(name: str) -> None:
+    if not valid_name(name):
+        raise ConfigError(
+            f"{name!r} can't name a peer: expected up to 64 of A-Z a-z 0-9 . _ -, the first a "
+            "letter or digit"
+        )
+
+
+def _check_places(listen: str | None, announce: str | None, *, secure: bool) -> Tcp | Ipc | None:
     """Where a peer listens, parsed. Raises ConfigError, unless `secure` also off loopback."""
+    if listen is None:
+        if announce is not None:
+            raise ConfigError("--announce goes with --listen: without it no port is opened")
+        return None
     own = _to_listen("--listen", listen, secure=secure)
     if announce is not None:
         place = _to_listen("--announce", announce, secure=secure)

@@ -73,7 +73,16 @@ class Leave:
     """This peer is asked to stop before it is done."""
 
 
-Event = RoundDue | Received | PeerGone | Rejected | Merged | Trained | Persisted | Tick | Leave
+@dataclass(frozen=True, slots=True)
+class Met:
+    """There is one more peer."""
+
+    peer: str
+
+
+Event = (
+    RoundDue | Received | PeerGone | Rejected | Merged | Trained | Persisted | Tick | Leave | Met
+)
 
 
 # Instructions ---------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from bt.data.splits import Split, split
 from bt.evaluation import evaluate
 from bt.modelfile import read_model
 from bt.models import restore
-from bt.node import peer_names, write_json
-from bt.wording import counted
+from bt.node import write_json
+from bt.wording import counted, peer_names
 
 DEMO_SUBJECTS = 25
 

@@ -14,12 +14,14 @@ import torch
 from rich.console import Console
 
 import bt
+from bt.config import Config, folder_of
 from bt.console import Progress
 from bt.data.cache import load_volumes
 from bt.federation import Prepared
-from bt.node import Node, make_trainer, peer_names
+from bt.node import Node, make_trainer
 from bt.peer import MERGED_NOBODY, STOPPING
 from bt.threads import threads_each
+from bt.wording import peer_names
 from launchers.base import Command
 from launchers.local import LocalLauncher
 from transports.inproc import Network
@@ -29,14 +31,13 @@ _GRACE_S = 4.0  # for peers to leave after Ctrl-C
 
 
 def run_processes(run: Prepared, out: Path, console: Console) -> str:
-    """One `bt peer` process per peer over ipc://; how it ended, as in `gather`."""
+    """One `bt peer` process per peer, over ipc:// or a folder; how it ended, as in `gather`."""
     names = peer_names(run.config.federation.peers)
     sockets = Path(tempfile.mkdtemp(prefix="bt-"))  # not in `out`: socket paths must be short
     launcher = LocalLauncher()
     plan = launcher.plan(
         tuple(
-            _peer_command(number, names, out, sockets, run.config.train.precision)
-            for number in range(len(names))
+            _peer_command(number, names, out, sockets, run.config) for number in range(len(names))
         )
     )
     try:
@@ -61,15 +62,17 @@ def run_processes(run: Prepared, out: Path, console: Console) -> str:
 
 
 def _peer_command(
-    number: int, names: tuple[str, ...], out: Path, sockets: Path, precision: str
+    number: int, names: tuple[str, ...], out: Path, sockets: Path, config: Config
 ) -> Command:
-    name = names[number]
+    name, folder = names[number], folder_of(config.federation.transport)
     argv = ["peer", "--config", str(out / "config.toml")]
     argv += ["--name", name, "--part", f"{number + 1}/{len(names)}", "--out", str(out / name)]
-    argv += ["--listen", f"ipc://{sockets / name}", "--precision", precision]
+    argv += ["--precision", config.train.precision, "--launched-by", "train"]
+    if folder is None:
+        argv += ["--listen", f"ipc://{sockets / name}"]
     for other in names:
         if other != name:
-            argv += ["--peer", f"{other}=ipc://{sockets / other}"]
+            argv += ["--peer", other if folder is not None else f"{other}=ipc://{sockets / other}"]
     return bt_command(name, argv, out / name / "log.txt", threads_each(len(names)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +18,24 @@ import torch
 from rich.console import Console
 
 from bt import config as configs
-from bt import rundir
+from bt import peer, rundir
 from bt.config import Config, ConfigError
 from bt.console import make_console
+from bt.contacts import Contacts
 from bt.errors import USER_ERRORS, in_one_line
 from bt.federation import Prepared, gather, prepare
-from bt.node import Node, peer_names
+from bt.node import Node
 from bt.peer import STOPPING, build_trainer, following, own_scans, stopping
 from bt.threads import threads_each
 from bt.train import finish, run_name
-from transports.base import TransportError
+from bt.wording import peer_names
+from transports.base import TransportError, valid_name
 from transports.mpi import MPITransport, world
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+_LONGEST_NAME = 64
 _POLL_S = 0.02  # waiting for the other ranks must leave the processors to them
 _LOST_S = 3600.0  # a rank that has not come by then, with all others at the end, never will
 LOST = (
@@ -82,14 +85,19 @@ def train_under_mpi(settings: Callable[[], Config], out: Path | None, *, as_json
         _wait(comm.Ibarrier())
         return code
     except Exception as exc:
-        if (line := in_one_line(exc)) is None:
-            traceback.print_exc()
-            line = "failed, see above"
-        Console(stderr=True, markup=False).print(
-            f"bt: rank {comm.rank}: {line}", style="red", soft_wrap=True
-        )
-        comm.Abort(1)  # the others would wait for this rank for ever
+        _end_all(comm, exc)
         raise
+
+
+def _end_all(comm: MPI.Intracomm, exc: Exception) -> None:
+    """The others would wait for this rank for ever."""
+    if (line := in_one_line(exc)) is None:
+        traceback.print_exc()
+        line = "failed, see above"
+    Console(stderr=True, markup=False).print(
+        f"bt: rank {comm.rank}: {line}", style="red", soft_wrap=True
+    )
+    comm.Abort(1)
 
 
 def _prepare(
@@ -134,6 +142,62 @@ def _take_part(comm: MPI.Intracomm, config: Config, out: Path, console: Console)
             trainer, lambda max_bytes: MPITransport(comm, names, max_message_bytes=max_bytes)
         )
     return "finished" if outcome.reason == "finished" else "interrupted"
+
+
+class _Ranks(Contacts):
+    """The other ranks of the job, in place of addresses."""
+
+    comm: MPI.Intracomm
+    names: tuple[str, ...]
+
+    @property
+    def neighbours(self) -> int:
+        return _ranks_here(self.comm) - 1
+
+    def connect(self, max_message_bytes: int) -> MPITransport:
+        return MPITransport(self.comm, self.names, max_message_bytes=max_message_bytes)
+
+
+def peer_of_job(config: Config, options: Mapping[str, Any]) -> int:
+    """bt peer, with these of its options, as a rank: its others are the other ranks.
+
+    Its name defaults to peer-1, peer-2, ... by rank. Returns the exit code.
+    """
+    for name in ("roster", "keys", "listen", "peer", "announce"):
+        if options[name]:
+            raise ConfigError(f"--{name} with transport mpi: the others are the other ranks")
+    comm = world()
+    if comm.size < 2:
+        raise ConfigError("transport mpi: the others are the other ranks, and there are none")
+    try:
+        names = _names(comm, options["name"] or peer_names(comm.size)[comm.rank])
+        ranks = _Ranks(names[comm.rank], "", dict.fromkeys({*names} - {names[comm.rank]}))
+        ranks.comm, ranks.names = comm, names
+        console = make_console(plain=True)
+        part, out, by = options["part"], options["out"], options["launched_by"]
+        code = peer.run(config, ranks, part, out, console, by)
+        _wait(comm.Ibarrier())  # who is done must not spin in MPI's end until all are
+        # mpirun would take it for a failure of the whole job; the launcher reads the results
+        return 0 if by == "launch" and code == peer.MERGED_NOBODY else code
+    except Exception as exc:
+        _end_all(comm, exc)
+        raise
+
+
+def _names(comm: MPI.Intracomm, name: str) -> tuple[str, ...]:
+    """What every rank calls itself, by rank. Raises ConfigError where that can't be."""
+    mine = np.zeros(_LONGEST_NAME + 1, np.uint8)
+    text = name.encode()[: mine.size]
+    mine[: len(text)] = np.frombuffer(text, np.uint8)
+    found = np.empty((comm.size, mine.size), np.uint8)
+    _wait(comm.Iallgather(mine, found))
+    names = tuple(row.tobytes().rstrip(b"\0").decode(errors="replace") for row in found)
+    for each in names:
+        if not valid_name(each):
+            raise ConfigError(f"--name {each!a:.80}: can't name a peer")
+        if names.count(each) > 1:
+            raise ConfigError(f"--name {each}: two ranks have it")
+    return names
 
 
 def _ranks_here(comm: MPI.Intracomm) -> int:

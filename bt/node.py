@@ -38,12 +38,6 @@ from transports.messages import PLAIN, Limits, Report
 _SMALL_MESSAGE_BYTES = 1 << 20
 
 
-def peer_names(count: int) -> tuple[str, ...]:
-    """peer-1 ... peer-9, or peer-01 ... when two digits are needed: they sort as they count."""
-    digits = len(str(count))
-    return tuple(f"peer-{number:0{digits}}" for number in range(1, count + 1))
-
-
 def load_usable(
     scans: Sequence[Scan], labels: LabelTable, data: DataConfig
 ) -> tuple[tuple[Volume, ...], list[str]]:

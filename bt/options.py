@@ -234,7 +234,8 @@ Listen = Annotated[
         "--listen",
         metavar="ADDRESS",
         rich_help_panel=_MEET,
-        help="tcp://HOST:PORT or ipc://PATH to answer at. Default: its address in the roster.",
+        help="tcp://HOST:PORT or ipc://PATH to answer at. Default: its address in the roster; "
+        "without any it opens no port, and only connects to others.",
     ),
 ]
 Peers = Annotated[
@@ -243,7 +244,8 @@ Peers = Annotated[
         "--peer",
         metavar="NAME=ADDRESS",
         rich_help_panel=_MEET,
-        help="Another peer, where there is no roster; once for each of them.",
+        help="Another peer, where there is no roster; once for each of them. NAME alone: it "
+        "connects to this one, or shares the folder.",
     ),
 ]
 Announce = Annotated[
@@ -281,6 +283,16 @@ MetricsPublic = Annotated[
         help="Also where other machines reach them, unencrypted.",
     ),
 ]
+PeerTransport = Annotated[
+    str | None,
+    typer.Option(
+        "--transport",
+        rich_help_panel=_RUN,
+        help="zmq (default); folder:DIR, which all share: no network needed; mpi: the others are "
+        "the other ranks of an mpirun.",
+    ),
+]
+LaunchedBy = Annotated[str | None, typer.Option(hidden=True)]  # train or launch
 CONTACTS = ("roster", "keys", "name", "listen", "peer", "announce", "insecure")
 Fanout = Annotated[
     int | None,
@@ -335,6 +347,8 @@ def to_config(given: dict[str, Any], base: Config | None = None) -> Config:
     }
     if settings.get("path") is not None:
         settings["path"] = str(Path(settings["path"]).expanduser().resolve())
+    if settings.get("transport") and (folder := configs.folder_of(settings["transport"])):
+        settings["transport"] = f"folder:{Path(folder).expanduser().resolve()}"
     return configs.change(config, settings)
 
 

@@ -72,7 +72,7 @@ class Outside:
         members = {} if self.roster is None else self.roster.members
         transport = ZeroMQTransport(
             self.name,
-            "tcp://127.0.0.1:*",
+            None,
             {name: self.peers[name] for name in self.askable},
             outside=True,
             max_message_bytes=(limits or self.limits).max_message_bytes,
@@ -157,7 +157,7 @@ def of(
                 "whom to ask? --roster FILE and --keys FILE, or --peer NAME=ADDRESS for peers "
                 "without keys"
             )
-        others = addresses_of(OUTSIDER, "tcp://127.0.0.1:*", None, entries, insecure=insecure)
+        others = addresses_of(OUTSIDER, None, None, entries, insecure=insecure)
         return Outside(OUTSIDER, others, insecure=insecure)
     if roster is None or keys is None:
         raise ConfigError("--roster and --keys go together: whom to ask, and who is asking")

@@ -23,7 +23,7 @@ from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan
 from bt.federation import split_of
 from bt.files import write_atomic
-from bt.node import Node, load_usable, make_trainer
+from bt.node import Node, load_usable, make_trainer, write_json
 from bt.threads import threads_each
 from bt.trainer import SegmentationTrainer
 from bt.watching.metrics import serving
@@ -97,18 +97,21 @@ def run(
     part: str | None,
     out: Path,
     console: Console,
+    launched_by: str | None = None,
     metrics: tuple[str, int] | None = None,
 ) -> int:
     """Take part until the end. Returns the exit code: 0 unless the run merged nobody.
 
-    `metrics`: host and port where they are served. A launcher that holds a lifeline evaluates the
-    aggregated model itself, once for all.
+    `launched_by`: "train" keeps the config of its run and evaluates the aggregated model itself,
+    once for all; "launch" shows what this peer finds, from its results.json. `metrics`: host and
+    port where they are served.
     """
     name = contacts.name
-    launched = lifeline.held()
+    nodes: list[Node] = []  # this one, once there is one
+    lifeline.watch(lambda: _launcher_is_gone(nodes))
     own = own_scans(config, part)
     rundir.lock(out)
-    if not launched:  # a launcher keeps the config of its run
+    if launched_by != "train":
         write_atomic(out / "config.toml", to_toml(config).encode())
     torch.set_num_threads(threads_each(1 + contacts.neighbours))
     trainer = build_trainer(config, name, own, console)
@@ -116,6 +119,7 @@ def run(
     others, about = sorted(contacts.others), (contacts.samples_of, contacts.serves)
     node = Node(name, others, out, config, own.labels, *about)
     contacts.tell = node.tell = lambda line: console.print(line, style="yellow", soft_wrap=True)
+    nodes.append(node)
     with (
         stopping(node),
         contacts.rereading(),
@@ -124,13 +128,15 @@ def run(
     ):
         outcome = node.run(trainer, contacts.connect)
     results = {name: node.results(outcome)}
-    if outcome.aggregated is not None and not launched:
+    if outcome.aggregated is not None and launched_by != "train":
         with console.status("Evaluating the aggregated model"):
             trainer.load(outcome.aggregated)
             scores = trainer.evaluate()
         aggregated = {"dice": scores.dice, "structures": scores.by_structure()}
-        print_results(console, {"peers": results, "aggregated": aggregated})
-        print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
+        write_json(out / "results.json", results[name] | {"aggregated": aggregated})
+        if launched_by is None:
+            print_results(console, {"peers": results, "aggregated": aggregated})
+            print_paths(console, [("aggregated model", out / "aggregated.safetensors")])
     if outcome.totals["merged"] == 0 and outcome.reason == "finished":
         why = "Were the other peers running, their addresses right, their networks the same?"
         if contacts.keys is not None:
@@ -149,21 +155,24 @@ def run(
     return 0
 
 
+def _launcher_is_gone(nodes: Sequence[Node]) -> None:
+    if not nodes:
+        os._exit(1)  # there is nothing yet that could be lost
+    nodes[0].stop("launcher is gone")
+    timer = threading.Timer(_LAST_CHANCE_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
 @contextmanager
 def stopping(node: Node) -> Iterator[None]:
-    """SIGTERM, Ctrl-C and the launcher's death make the node leave cleanly."""
+    """SIGTERM and Ctrl-C make the node leave cleanly; mpirun and srun hand SIGUSR1 on."""
+    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def leave(number: int, frame: object) -> None:
-        node.stop("left" if number == signal.SIGTERM else "interrupted")
+        node.stop("interrupted" if number == signal.SIGINT else "left")
 
-    def launcher_is_gone() -> None:
-        node.stop("launcher is gone")
-        timer = threading.Timer(_LAST_CHANCE_S, os._exit, (1,))
-        timer.daemon = True
-        timer.start()
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
-    lifeline.watch(launcher_is_gone)
+    before = {number: signal.signal(number, leave) for number in signals}
     try:
         yield
     finally:

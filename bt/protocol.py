@@ -174,6 +174,8 @@ class Peer:
             case events.Leave():
                 self.state = "leaving"
                 out.append(events.Publish(self.announcement()))
+            case events.Met(peer):
+                self._others.setdefault(peer, Other())
         self._advance(now, out)
         return out
 
@@ -370,7 +372,7 @@ class Peer:
             self._retry_at = now + self.timing.retry_s
             self._continue_pulls(now, out)
         elif self.state == "finished":
-            self.finished = all(state == "finished" for state in waiting_for)
+            self.finished = all(state in ("finished", "away") for state in waiting_for)
 
     def _has_news(self, peer: str, now: float) -> bool:
         """Whether `peer` has weights that are wanted now."""

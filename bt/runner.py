@@ -21,6 +21,7 @@ from bt.desk import Desk
 from bt.eventlog import Log, warn
 from bt.gate import Gate
 from bt.intake import Bases, Intake, Refused
+from bt.leaving import Leaver
 from bt.merge import MergeRule, WeightedMean
 from bt.protocol import Peer
 from bt.reporting import Reporter
@@ -35,8 +36,7 @@ from transports.base import PeerGone, Received, Transport, Unwelcome
 _JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
 _SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
-# A training thread busy in Python would make others wait for their answers (default: 5 ms).
-_SWITCH_INTERVAL_S = 5e-4
+_SWITCH_INTERVAL_S = 5e-4  # a trainer busy in Python would make others wait (default: 5 ms)
 _Start = Callable[[], FlatWeights] | None  # makes what a fine-tune starts from
 _Fit = tuple[FlatWeights, FitMetrics]
 
@@ -94,6 +94,7 @@ class Runner:
         self._snapshot = trainer.weights()  # the last finished model; never changed, replaced
         self._served: FlatWeights | None = None  # the snapshot, once it is on the shelf
         self._shelf = Shelf(differences=differences)
+        self._leaver = Leaver(transport, self._shelf, log)
         self._bases = Bases()
         self._job: Future[Any] | None = None
         self._aggregated: Future[FlatWeights] | None = None
@@ -101,6 +102,7 @@ class Runner:
         self._job_done: Callable[[Any], None] = lambda result: None
         self._events: deque[events.Event] = deque()
         self._pulled_at: dict[str, float] = {}  # peer -> when its weights were asked for
+        self._met = set(peer.others)
         self._pinged: set[str] = set()  # who has not answered yet
         self._told: dict[str, messages.Version] = {}  # what each peer last said of itself
         self._readers: dict[str, str] = {}  # peer -> digest of what it last asked for
@@ -137,6 +139,7 @@ class Runner:
                         self._outcome.reason = self._stop_reason
                         break
                     if self.peer.ready:
+                        self._meet()
                         self._feed(events.RoundDue())
                     if self.peer.state != "training" and self._job is None and not evaluated:
                         evaluated = True
@@ -172,11 +175,17 @@ class Runner:
         if self._saver.pending and (seconds := self._saver.done(self._pool)) is not None:
             self._log.write("persist", version=str(self.peer.version), seconds=seconds)
             self._feed(events.Persisted(self._put_on_shelf()))
-        received = self._transport.recv(self._timeout_s())
-        if received is not None:
+        if (received := self._transport.recv(self._timeout_s())) is not None:
             self._receive(received)
         if self.peer.deadline is not None and self._clock() >= self.peer.deadline:
+            self._meet()
             self._feed(events.Tick())
+
+    def _meet(self) -> None:
+        """Take in those that the transport knows of by now."""
+        for name in sorted({*self._transport.peers} - self._met):
+            self._met.add(name)
+            self._feed(events.Met(name))
 
     def _timeout_s(self) -> float:
         busy = self._job is not None or self._saver.pending
@@ -189,6 +198,8 @@ class Runner:
 
     def _receive(self, received: Received) -> None:
         sender = received.sender
+        if sender not in self._met:
+            self._meet()
         size = sum(len(frame) for frame in received.frames)
         self._totals["bytes_in"] += size
         if received.reply_to is not None:
@@ -220,6 +231,7 @@ class Runner:
                 for instruction in self.peer.handle(self._events[0], self._clock()):
                     self._carry_out(instruction)
                 self._events.popleft()
+            self._leaver.update(self.peer.announcement(), self._clock())
         finally:
             self._events.clear()  # after an error too: leaving has to be said
 
@@ -306,15 +318,9 @@ class Runner:
 
     def _persist(self) -> None:
         """Write the snapshot to disk, then serve it; others are answered meanwhile."""
-        state = Checkpoint(
-            self._snapshot,
-            self.peer.version,
-            dict(self.peer.vector),
-            dict(self._totals),
-            self._description,
-            self.peer.me,
-            self.peer.joined_at,
-        )
+        peer = self.peer
+        now = self._snapshot, peer.version, dict(peer.vector), dict(self._totals)
+        state = Checkpoint(*now, self._description, peer.me, peer.joined_at)
         self._saver.save(state, self._pool)
         self._began_at = self._clock()
 
@@ -380,13 +386,9 @@ class Runner:
             return
         self._snapshot = weights
         self._totals["seconds_training"] += metrics.seconds
-        self._log.write(
-            "fit",
-            version=str(self.peer.version.next()),
-            loss=metrics.loss,
-            dice=metrics.dice,
-            seconds=round(metrics.seconds, 3),
-        )
+        version, seconds = str(self.peer.version.next()), round(metrics.seconds, 3)
+        loss, dice = metrics.loss, metrics.dice
+        self._log.write("fit", version=version, loss=loss, dice=dice, seconds=seconds)
         self._feed(events.Trained())
 
     def _evaluate(self) -> Any:

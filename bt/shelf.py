@@ -58,6 +58,11 @@ class Shelf:
         offset = min(pull.offset, whole.nbytes)
         return messages.Weights(me, pull.digest, whole.nbytes, offset, data, encoding)
 
+    def image(self, digest: str | None) -> memoryview:
+        """All bytes of the image with this digest; none if it is not here."""
+        found = None if digest is None else self._images.get(digest)
+        return memoryview(b"") if found is None else found.data
+
     def version_of(self, digest: str) -> tuple[int, int]:
         """Version of an image that was just read."""
         return self._images[digest].model.version

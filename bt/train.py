@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from bt import rundir
-from bt.config import Config, ConfigError, change
+from bt.config import Config, ConfigError, change, folder_of
 from bt.console import print_paths, print_results
 from bt.data.cache import load_volumes
 from bt.federation import Prepared, gather, prepare
@@ -27,6 +27,7 @@ from bt.precision import Precision
 from bt.report.cli import report_of_run
 from bt.robust import check_enough
 from bt.threads import threads_each
+from transports.folder import check_folder
 
 EXIT_CODES = {"finished": 0, "failed": 1, "merged nobody": 3, "interrupted": 130}
 
@@ -37,10 +38,12 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
         raise ConfigError("a federation needs at least 2 peers")
     check_enough(config.federation.merge, config.federation.peers - 1, config.federation.fanout)
     rundir.refuse_finished(out)
+    _check_shared(config, out)
     started = time.monotonic()
     run = prepare(config, console)
     precision = settle_precision(run, console)  # a network or device that there is not ends here
     folder = rundir.choose(out, run_name(config))
+    _check_shared(config, folder)
     if rundir.enter(folder, run.config):
         console.print(f"Going on with the unfinished run in {folder}", soft_wrap=True)
     run = replace(run, config=change(run.config, {"precision": precision.name}))
@@ -50,6 +53,16 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
     with console.status("Evaluating the aggregated model"):
         results = gather(run, folder, ended, time.monotonic() - started)
     return finish(results, folder, config.model.name, console, as_json=as_json)
+
+
+def _check_shared(config: Config, out: Path | None) -> None:
+    """A new run needs a folder of its own to share: peers of another one would join in."""
+    if (shared := folder_of(config.federation.transport)) is None:
+        return
+    check_folder(shared)
+    new = out is not None and not (out / "config.toml").exists()
+    if new and next(Path(shared).iterdir(), None) is not None:
+        raise ConfigError(f"{shared} is not empty: a new run needs a folder of its own")
 
 
 def settle_precision(run: Prepared, console: Console) -> Precision:

@@ -11,3 +11,9 @@ def counted(number: int, noun: str) -> str:
 def printable(text: str) -> str:
     """`text` without control characters: names in it may come from strangers' files."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def peer_names(count: int) -> tuple[str, ...]:
+    """peer-1 ... peer-9, or peer-01 ... when two digits are needed: they sort as they count."""
+    digits = len(str(count))
+    return tuple(f"peer-{number:0{digits}}" for number in range(1, count + 1))

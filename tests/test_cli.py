@@ -136,7 +136,7 @@ PEER = ["--name", "A", "--listen", "tcp://127.0.0.1:7301", "--peer", "B=tcp://12
         (["--part", "3"], "--part 3: expected NUMBER/COUNT"),
         (["--part", "3/2"], "the number must be between 1 and 2"),
         (["--part", "0/2"], "the number must be between 1 and 2"),
-        (["--peer", "C"], "--peer C: expected NAME=ADDRESS"),
+        (["--peer", "C="], "--peer C=: expected NAME=ADDRESS"),
         (["--peer", "B=tcp://127.0.0.1:7303"], "--peer B is given twice"),
         (["--peer", "A=tcp://127.0.0.1:7303"], "A"),
         (["--peer", "C=udp://127.0.0.1:7303"], "udp://127.0.0.1:7303"),
@@ -167,12 +167,46 @@ def test_a_peers_addresses_are_looked_at_before_its_scans(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_peer_needs_to_know_the_others_and_speaks_zmq_only(bt: Bt, cohort: Path) -> None:
+def test_peer_needs_to_know_the_others(bt: Bt, cohort: Path) -> None:
     rest = ["--data", cohort, "--out", "A"]
     misused(bt("peer", *PEER[:4], *rest), "--peer")
-    misused(bt("peer", *PEER, *rest, "--transport", "mpi"), "zmq")
+    misused(bt("peer", *PEER, *rest, "--transport", "inproc"), "zmq")
+    refused(bt("peer", *PEER, *rest, "--transport", "mpi"), "--listen with transport mpi")
     refused(bt("peer", *PEER, "--out", "A"), "--data")
     assert not Path("A").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--transport", "folder:"], "which folder? folder:/shared/dir"),
+        (["--transport", "folder:nowhere"], "nowhere can't be used: No such file"),
+        (["--transport", "folder:open"], "everybody on this machine can get at"),
+        (["--transport", "folder:shared", "--name", "no name"], "'no name' can't name a peer"),
+        (["--transport", "folder:shared", "--peer", "A"], "that is this peer itself"),
+        (["--transport", "folder:shared", "--listen", "ipc://a"], "--listen is of no use in a"),
+        (["--peer", "B"], "--peer B: where is it?"),
+        (["--peer", "B=tcp://127.0.0.1:1", "--announce", "tcp://127.0.0.1:2"], "--announce goes"),
+    ],
+)
+def test_a_folder_or_a_missing_port_is_looked_at_first(
+    bt: Bt, tmp_path: Path, args: list[str], says: str
+) -> None:
+    (tmp_path / "shared").mkdir(mode=0o700)
+    (tmp_path / "open").mkdir(mode=0o755)
+    ended = bt("peer", "--name", "A", "--data", "nowhere", "--out", "A", *args)
+    assert ended.code in (1, 2)
+    assert says in ended.err
+    assert "Traceback" not in ended.err
+    assert not (tmp_path / "A").exists()
+    assert list((tmp_path / "shared").iterdir()) == []
+
+
+def test_a_new_run_takes_no_folder_that_others_used(bt: Bt, cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir(mode=0o700)
+    (tmp_path / "shared" / "peer-1").mkdir()
+    args = ["--data", cohort, "--peers", 2, "--test-scans", 1, "--out", "run"]
+    refused(bt("train", *args, "--transport", "folder:shared"), "is not empty: a new run needs")
 
 
 def test_eval_and_predict_refuse(bt: Bt, cohort: Path, tmp_path: Path) -> None:

@@ -25,14 +25,16 @@ B = "B=tcp://127.0.0.1:7302"
 
 
 def addresses(
-    *peers: str, name: str = "A", listen: str = LISTEN, announce: str | None = None
-) -> dict[str, str]:
+    *peers: str, name: str = "A", listen: str | None = LISTEN, announce: str | None = None
+) -> dict[str, str | None]:
     return contacts.addresses_of(name, listen, announce, list(peers), insecure=False)
 
 
 def test_addresses_of_the_others_by_name() -> None:
     assert addresses(B, "C=ipc:///tmp/c") == {"B": B[2:], "C": "ipc:///tmp/c"}
     assert addresses(B, listen="tcp://127.0.0.1:*", announce="tcp://localhost:0") == {"B": B[2:]}
+    assert addresses(B, "C") == {"B": B[2:], "C": None}
+    assert addresses(B, listen=None) == {"B": B[2:]}
     far = {"listen": "tcp://0.0.0.0:7301", "announce": "tcp://*:7303", "peers": [B]}
     assert contacts.addresses_of("A", **far, insecure=True) == {"B": B[2:]}  # type: ignore[arg-type]
 
@@ -40,7 +42,8 @@ def test_addresses_of_the_others_by_name() -> None:
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"peers": ["B"]}, "--peer B: expected NAME=ADDRESS"),
+        ({"peers": ["B"], "listen": None}, "--peer B: where is it?"),
+        ({"listen": None, "announce": LISTEN}, "--announce goes with --listen"),
         ({"peers": ["B="]}, "expected NAME=ADDRESS"),
         ({"peers": [B, B]}, "--peer B is given twice"),
         ({"peers": ["a b=tcp://127.0.0.1:7302"]}, "'a b' can't name a peer"),

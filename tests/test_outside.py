@@ -137,7 +137,7 @@ def test_a_key_that_no_peer_knows_is_told_so(federation: Federation, tmp_path: P
         ({"keys": "A.key"}, "--roster and --keys go together"),
         ({"roster": "roster.toml", "keys": "A.key", "peers": ["B=tcp://x:1"]}, "--peer is for"),
         ({"roster": "roster.toml", "keys": "stranger.key"}, "neither a peer nor an observer"),
-        ({"peers": ["B"]}, "--peer B: expected NAME=ADDRESS"),
+        ({"peers": ["B"]}, "--peer B: where is it? --peer B=ADDRESS"),
         ({"peers": ["B=tcp://10.0.0.2:7302"]}, "that is another machine"),
     ],
 )

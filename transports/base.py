@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, runtime_checkable
 
 Frame = bytes | bytearray | memoryview
 
@@ -69,7 +69,7 @@ class Transport(Protocol):
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Names of the other peers, sorted."""
+        """Names of the other peers, sorted. There may be more of them later."""
 
     def send(self, to: str, frames: Sequence[Frame]) -> None:
         """Queue a message for `to`; never wait for it. Raises PeerGone if it can't be reached."""
@@ -82,3 +82,14 @@ class Transport(Protocol):
 
     def close(self, linger_s: float = 5.0) -> None:
         """Give queued messages up to `linger_s` seconds to leave, then free everything."""
+
+
+@runtime_checkable
+class Leaving(Protocol):
+    """A Transport that answers for a peer that is not there, from what it left."""
+
+    def leave(self, announcement: Sequence[Frame], digest: str | None, image: Frame) -> None:
+        """Leave the newest Version, and the image that its digest names, if it has one.
+
+        Neither may be changed afterwards. Raises TransportError; what was left before stays.
+        """

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 # How long to sleep between two looks: what has just come is often followed by more.
-POLL_S = 3e-3  # idle: below 2 % of a core, on a busy machine too
+POLL_S = 4e-3  # idle: below 2 % of a core, on a busy machine too
 BUSY_POLL_S = 5e-5  # for BUSY_S after a message, and while one is on its way
 BUSY_S = 0.02
 SPIN_S = 5e-4  # after a message: only let others run, a sleep takes longer than the next one
+LOOKS = 12  # at a time: Open MPI sees some of what has come only at every eighth or so
 INLINE_BYTES = 2048  # of small frames in an envelope: below every MPI's eager limit
 PIECE_BYTES = 1 << 26  # MPI counts in 32 bits; the larger the faster
 
@@ -113,7 +114,7 @@ class MPITransport:
         # A request keeps its buffer alive.
         self._outgoing: list[deque[MPI.Request]] = [deque() for _ in names]
         self._arrived: deque[Received] = deque()
-        self._moved_at = 0.0  # when something was last matched
+        self._moved_at = 0.0  # when something last came or went
         self._gone: set[int] = set()
         self._closed = False
 
@@ -127,6 +128,7 @@ class MPITransport:
         if rank in self._gone:
             raise PeerGone(to, "has left")
         self._isend(rank, [flat(frame) for frame in frames])
+        self._moved_at = time.monotonic()
 
     def publish(self, frames: Sequence[Frame]) -> None:
         self._check_open()
@@ -137,14 +139,15 @@ class MPITransport:
     def recv(self, timeout_s: float) -> Received | None:
         self._check_open()
         deadline = time.monotonic() + timeout_s
-        while True:
-            self._progress()
-            if self._arrived:
-                return self._arrived.popleft()
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return None
-            self._sleep(left_s)
+        with self._translated():
+            while True:
+                self._progress()
+                if self._arrived:
+                    return self._arrived.popleft()
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return None
+                self._sleep(left_s)
 
     def close(self, linger_s: float = 5.0) -> None:
         """Tell the others, see one's own messages off while draining theirs, abandon the rest.
@@ -158,10 +161,11 @@ class MPITransport:
             if rank not in self._gone and self._names[rank] != self.me:
                 self._start(rank, struct.pack("<q", _LEAVES))
         deadline = time.monotonic() + linger_s
-        while any(self._outgoing) and time.monotonic() < deadline:
-            self._progress()
-            self._arrived.clear()
-            self._sleep(POLL_S)
+        with self._translated():
+            while any(self._outgoing) and time.monotonic() < deadline:
+                self._progress()
+                self._arrived.clear()
+                self._sleep(POLL_S)
         for rank in range(len(self._names)):
             self._abandon(rank)
 
@@ -203,18 +207,18 @@ class MPITransport:
 
     def _progress(self) -> None:
         """Everything that can be done now without waiting."""
-        mpi, status = self._mpi, self._status
-        with self._translated():
-            for requests in self._outgoing:
-                while requests and requests[0].Test():
-                    requests.popleft()
-            while (message := self._comm.Improbe(mpi.ANY_SOURCE, _TAG, status)) is not None:
+        mpi, status, probe = self._mpi, self._status, self._comm.Improbe
+        for requests in self._outgoing:
+            while requests and requests[0].Test():
+                requests.popleft()
+        for _ in range(LOOKS):
+            if (message := probe(mpi.ANY_SOURCE, _TAG, status)) is not None:
                 rank = status.Get_source()
                 self._matched[rank].append((message, status.Get_count(mpi.BYTE)))
                 self._active.add(rank)
                 self._moved_at = time.monotonic()
-            for rank in tuple(self._active):
-                next(self._assemblers[rank], None)
+        for rank in tuple(self._active):
+            next(self._assemblers[rank], None)
 
     def _assemble(self, rank: int) -> Iterator[None]:
         """Put the messages of one rank together; yields whenever it would have to wait."""

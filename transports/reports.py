@@ -14,7 +14,7 @@ from transports import header
 from transports.header import Malformed
 from transports.schema import shown
 
-STATES = ("training", "done", "finished", "leaving")
+STATES = ("training", "done", "finished", "leaving", "away")  # away: what it left answers
 PHASES = ("idle", "pinging", "pulling", "training")
 HAPPENED = ("start", "merge", "fit", "reject", "gone", "limit", "end")
 MOST_OTHERS, MOST_ASIDE, MOST_PULLS, MOST_FITS, MOST_EVENTS = 400, 32, 16, 64, 24

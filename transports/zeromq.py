@@ -43,8 +43,9 @@ _LOOK_S = 0.1  # between two looks after links, and at how many strangers are at
 class ZeroMQTransport:
     """A Transport over ZeroMQ sockets.
 
-    `listen` is this peer's own address, `peers` the others' by name (None: that peer connects to
-    us); messages of anyone else are dropped. `announce` is where to publish when `listen` is a
+    `listen` is this peer's own address (None: it only connects to others, and opens no port),
+    `peers` the others' by name (None: that peer connects to us); messages of anyone else are
+    dropped. `announce` is where to publish when `listen` is a
     tcp address: same host and any free port if not given. A message part larger than
     `max_message_bytes` ends the connection it comes over.
 
@@ -62,7 +63,7 @@ class ZeroMQTransport:
     def __init__(
         self,
         me: str,
-        listen: str,
+        listen: str | None,
         peers: Mapping[str, str | None],
         *,
         outside: bool = False,
@@ -87,7 +88,7 @@ class ZeroMQTransport:
         self._addresses = {
             name: parse(address) for name, address in peers.items() if address is not None
         }
-        own = parse(listen)
+        own = None if listen is None else parse(listen)
         keep_freed_memory()
         self._context = zmq.Context()
         self._closed = False
@@ -103,7 +104,7 @@ class ZeroMQTransport:
             self.close(linger_s=0)
             raise
 
-    def _open(self, own: Tcp | Ipc, announce: str | None) -> None:
+    def _open(self, own: Tcp | Ipc | None, announce: str | None) -> None:
         self._poller = zmq.Poller()
         self._ready: deque[zmq.Socket[bytes]] = deque()
         self._unpolled, self._look_at = 0, 0.0  # bytes; when to see to links
@@ -118,19 +119,18 @@ class ZeroMQTransport:
         self._router = self._socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a new connection replaces a dead one
-        self.endpoint = "" if self._outside else self._bind(self._router, own)  # with its port
         self._poller.register(self._router, zmq.POLLIN)
 
         self._publisher = self._socket(zmq.PUB)
-        if self._outside:
-            self._hello = [_HELLO, b""]
-        elif isinstance(own, Ipc):
-            self._bind(self._publisher, own.pub)
-            self._hello = [_HELLO, _BESIDE]
+        self.endpoint, self._hello = "", [_HELLO, b""]
+        if own is None or self._outside:
+            self._publisher.close(linger=0)  # announcements go to each over its connection
         else:
-            place = parse(announce) if announce else Tcp(own.host, 0)
-            port = self._bind(self._publisher, place).rpartition(":")[2]
-            self._hello = [_HELLO, port.encode()]
+            self.endpoint = self._bind(self._router, own)  # with the port, if any was asked
+            place = own.pub if isinstance(own, Ipc) else Tcp(own.host, 0)
+            where = self._bind(self._publisher, parse(announce) if announce else place)
+            port = where.rpartition(":")[2].encode()
+            self._hello = [_HELLO, _BESIDE if isinstance(own, Ipc) else port]
 
         for name in self.peers:
             self._ways[name] = [None]

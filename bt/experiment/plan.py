@@ -15,8 +15,9 @@ from typing import Any
 from bt import config as configs
 from bt.config import Config, ConfigError
 from bt.data.splits import Split
-from bt.node import peer_names, write_json
+from bt.node import write_json
 from bt.rundir import RunFolderError, read_results
+from bt.wording import peer_names
 
 BRAINTORRENT, ASYNC = "braintorrent", "braintorrent-async"
 FEDAVG, POOLED, ONLY_CLIENT, CYCLIC = "fedavg", "pooled", "only-client", "cyclic"

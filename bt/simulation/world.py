@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bt.merge import MergeRule, WeightedMean
-from bt.node import peer_names
 from bt.others import Timing
 from bt.schedule import Async, Schedule, Sequential
 from bt.simulation import faults
@@ -21,6 +20,7 @@ from bt.simulation.process import Process
 from bt.simulation.transcript import Transcript
 from bt.simulation.workers import Mould
 from bt.transfer import GRAIN
+from bt.wording import peer_names
 from transports import messages
 
 _TIMING = Timing(

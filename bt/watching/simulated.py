@@ -12,9 +12,9 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
-from bt.node import peer_names
 from bt.outside import NoAnswer
 from bt.versions import Version
+from bt.wording import peer_names
 from transports.reports import (
     MILLION,
     MOST_EVENTS,

@@ -1,12 +1,14 @@
-"""Peers over ZeroMQ, on every kind of address, with and without keys."""
+"""Peers over ZeroMQ, on every kind of address, with and without keys; and in a folder."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from tests.transports.sockets import NAMES, tcp_addresses
+from transports.base import TransportError
+from transports.folder import FolderTransport
 from transports.keys import KeyPair
 from transports.zeromq import ZeroMQTransport
 
@@ -40,8 +42,31 @@ def join(addresses, keys):
             if keys:
                 theirs = {name: {keys[name].public} for name in peers}
                 options = {"keys": keys[me], "peer_keys": theirs, **options}
-            transport = ZeroMQTransport(me, addresses[me], peers, **options)
+            options = {"listen": addresses[me], **options}
+            transport = ZeroMQTransport(me, peers=peers, **options)
             stack.callback(transport.close, linger_s=0)
             return transport
 
         yield joined
+
+
+@pytest.fixture
+def shared(tmp_path):
+    folder = tmp_path / "shared"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.fixture
+def join_folder(shared):
+    """The same in a shared folder."""
+    joined = []
+
+    def make(me, peers=(), **options):
+        joined.append(FolderTransport(me, shared, peers, **options))
+        return joined[-1]
+
+    yield make
+    for each in joined:
+        with suppress(TransportError):
+            each.close()

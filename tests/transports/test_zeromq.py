@@ -118,6 +118,28 @@ def test_one_of_two_needs_no_address(join, addresses):
     until_gone(a, "b")
 
 
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_conformance_of_one_without_a_port(check, join):
+    check_group([join("a"), join("b"), join("c", listen=None)], [check])
+
+
+def test_news_of_one_without_a_port_reach_those_it_connects_to(join, addresses):
+    a = join("a", {"b": None})
+    b = join("b", {"a": addresses["a"]}, listen=None)
+    assert b.endpoint == ""
+    assert announce(b, a, [b"news"]).sender == "b"
+    assert announce(a, b, [b"news"]).sender == "a"
+
+
+def test_an_address_that_leads_nowhere_is_none(join, addresses):
+    """b says where it listens, but nothing gets through to there."""
+    a = join("a", {"b": f"tcp://127.0.0.1:{free_port()}"})
+    b = join("b", {"a": addresses["a"]})
+    assert deliver(b, a, [b"first"]).sender == "b"
+    assert deliver(a, b, [b"answer"]).sender == "a"
+    assert announce(a, b, [b"news"]).sender == "a"
+
+
 def test_strangers_are_not_heard(join, addresses, keys):
     a = join("a", {"b": None})
     c = join("c", {"a": addresses["a"]})
