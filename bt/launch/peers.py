@@ -33,11 +33,21 @@ def commands(
 
     Raises ConfigError.
     """
+    _check_keys(description)
     config = change(description.config, {"transport": transport_of(description, via)})
     return tuple(
         _command(description, host, via, folder.resolve(), sockets, config)
         for host in description.hosts
     )
+
+
+def _check_keys(description: Description) -> None:
+    for host in description.hosts:
+        if (host.roster is None) != (host.keys is None):
+            raise ConfigError(f"{host.name}: roster and keys go together")
+    without = [host.name for host in description.hosts if host.keys is None]
+    if 0 < len(without) < len(description.hosts):
+        raise ConfigError(f"{without[0]} has no roster and keys, and others have")
 
 
 def _command(
@@ -90,15 +100,11 @@ def _meeting(
     if folder_of(transport) is not None:
         others = [each.name for each in description.hosts if each.name != host.name]
         return ["--name", host.name, *(word for other in others for word in ("--peer", other))]
-    if (host.roster is None) != (host.keys is None):
-        raise ConfigError(f"{host.name}: roster and keys go together")
     if host.roster is not None and host.keys is not None:
         listen = [] if host.listen is None else ["--listen", host.listen]
         return ["--name", host.name, "--roster", host.roster, "--keys", host.keys, *listen]
     addresses = {}
     for each in description.hosts:
-        if each.roster is not None:
-            raise ConfigError(f"{each.name} has a roster and {host.name} has none")
         address = each.address or (f"ipc://{sockets / each.name}" if via == "local" else None)
         if address is None:
             raise ConfigError(

@@ -229,6 +229,11 @@ def collect(job: Job, how: str, seconds: float, console: Console, *, as_json: bo
     with console.status("Collecting results"):
         for name in by_name:
             fetch(name, files, job.folder / name)
+        without = [n for n in by_name if not (job.folder / n / "results.json").is_file()]
+        if job.detach and without:
+            console.print(f"No results yet of {', '.join(without)}.", style="yellow")
+            if len(without) == len(by_name):
+                return 1
         found = results.gather(
             tuple(by_name), job.folder, how, seconds, job.description.config,
             lambda name: fetch(name, (results.MODEL,), job.folder),
@@ -249,7 +254,7 @@ def _fetch(job: Job, command: Command, files: Collection[str], into: Path) -> No
     into.mkdir(parents=True, exist_ok=True)
     there = [name for name in files if (source / name).is_file()]
     if not there:
-        raise LaunchError(f"{command.name} has left no {files[0]!s} in {source}")  # type: ignore[index]
+        raise LaunchError(f"{command.name} has left no {' and no '.join(files)} in {source}")
     for name in there:
         if not (into / name).exists() or not (into / name).samefile(source / name):
             shutil.copyfile(source / name, into / name)
