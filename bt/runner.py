@@ -33,8 +33,7 @@ from bt.weights import FlatWeights
 from transports import image, messages
 from transports.base import PeerGone, Received, Transport, Unwelcome
 
-_JOB_POLL_S = 0.02  # how soon a finished fine-tune is noticed,
-_SHORT_JOB_S = 0.2  # and in a tenth of that while it is younger than this
+_JOB_POLL_S, _SHORT_JOB_S = 0.02, 0.2  # when a fine-tune's end is noticed; sooner while shorter
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
 _SWITCH_INTERVAL_S = 5e-4  # a trainer busy in Python would make others wait (default: 5 ms)
 _Start = Callable[[], FlatWeights] | None  # makes what a fine-tune starts from
