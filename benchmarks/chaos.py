@@ -121,13 +121,14 @@ class _Trial:
         for _ in range(times):
             self.wait_for_merges()
             time.sleep(self.chance.random())
-            self.saved = self.victim.count
+            self.saved, starts = self.victim.count, self.victim.starts
             began = time.time()
             inject()
             time.sleep(lasts_s)
             ended = time.time()
             mend()
-            lost.append(max(0, self.saved - self.victim.resumed))
+            again = self.victim.starts > starts
+            lost.append(max(0, self.saved - self.victim.resumed) if again else 0)
             back.append(self.wait_for_merges() - ended)
             for other in self.others:
                 waits = [
