@@ -13,7 +13,6 @@ import torch
 from bt.checkpoint import CheckpointFile
 from bt.eventlog import EventLog
 from bt.leaving import Leaver
-from bt.others import Timing
 from bt.protocol import Peer
 from bt.runner import Outcome, Runner
 from bt.shelf import Shelf
@@ -35,7 +34,7 @@ def shared(tmp_path: Path) -> Path:
 def run(shared: Path, name: str, rounds: int, *, step: float = 1.0, samples: int = 1) -> Outcome:
     """A peer, from its start to its end, with nobody else there."""
     sizes = image.nbytes(SCHEMA), image.header_bytes(SCHEMA)
-    peer = Peer(name, (), samples, SCHEMA.hash, rounds, *sizes, timing=Timing(ping_s=1.0))
+    peer = Peer(name, (), samples, SCHEMA.hash, rounds, *sizes)
     own = shared.parent / name
     log = EventLog(own / "events.jsonl")
     transport = FolderTransport(name, shared)
