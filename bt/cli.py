@@ -193,7 +193,8 @@ def peer(
 ) -> None:
     """Run one peer, by hand, in any terminal or at any site.
 
-    SIGTERM is a clean leave; SIGHUP reads the roster again: a key that is gone from it is out.
+    SIGTERM is a clean leave. SIGHUP reads the roster again: who is new is met, a key that is gone
+    is out.
 
     [bold]bt peer --roster roster.toml --keys hospital-a.key --data scans --out runs/a[/]
 

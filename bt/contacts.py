@@ -1,8 +1,8 @@
 """Whom a peer meets, and how it knows them: by a roster and keys, by addresses, or in a folder.
 
 The roster can be read again while the peer runs (SIGHUP): a key that is gone from it is out at
-once, established connections included; a new key of a known peer is in. Who joins, or moves to
-another address, is met at the next start.
+once, established connections included; a new key of a known peer is in, and so is a new peer. Who
+has another address there is looked for at that one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transports.base import Received, Transport, TransportError, valid_name
 from transports.endpoints import Ipc, Tcp, parse
 from transports.folder import FolderTransport, check_folder
 from transports.keys import KeyPair
+from transports.live import LiveTransport
 from transports.zeromq import ZeroMQTransport
 
 
@@ -32,6 +33,7 @@ class Contacts:
     listen: str | None  # None: it only connects to others
     others: Mapping[str, str | None]  # addresses; None: it connects to us
     announce: str | None = None
+    address: str | None = None  # where others reach it; told to those it meets
     insecure: bool = False
     keys: KeyPair | None = None
     roster_file: Path | None = None
@@ -64,6 +66,7 @@ class Contacts:
             self.name,
             self.listen,
             self.others,
+            address=self.address,
             announce=self.announce,
             max_message_bytes=max_message_bytes,
             insecure=self.insecure,
@@ -112,7 +115,7 @@ class Contacts:
         finally:
             signal.signal(signal.SIGHUP, before)
 
-    def reread(self, transport: ZeroMQTransport) -> None:
+    def reread(self, transport: LiveTransport) -> None:
         """Apply what has changed in the roster, if that was asked for."""
         if not self._again.is_set() or self.roster_file is None or self.roster is None:
             return
@@ -126,22 +129,28 @@ class Contacts:
             self.tell(f"roster: {line}")
         if self.keys is not None and found.holder(self.keys.public) is None:
             self.tell("This peer's own key is not in it any more: others won't know this peer.")
-        later = [
-            name
-            for name, member in found.members.items()
-            if name != self.name and self.others.get(name, "") != member.address
-        ]
-        if later:
-            self.tell(f"To meet {', '.join(later)} as the roster says now, start this peer again.")
         before, after = _keys_by_name(self.roster), _keys_by_name(found)
         observers = {**self.roster.observers, **found.observers}
-        known = [*self.others, self.name, *observers]  # its own key: to ask from outside
+        # its own key: to ask from outside
+        known = [*self.others, *found.members, self.name, *observers]
         for name in known:  # out first: a key may go from one to another
             transport.admit(name, before.get(name, set()) & after.get(name, set()))
         for name in known:
             transport.admit(name, after.get(name, set()))
+        self._meet(found, transport)
         self.samples_of |= {m.name: m.max_samples for m in found.members.values()}
         self.roster = found
+
+    def _meet(self, found: Roster, transport: LiveTransport) -> None:
+        """Those who are new in the roster, or have another address there."""
+        places = {name: where for name, where in found.addresses().items() if name != self.name}
+        for name, where in places.items():
+            if self.others.get(name, "") != where:
+                try:
+                    transport.meet(name, where)
+                except TransportError as exc:
+                    self.tell(f"{name} can't be met: {exc}")
+        self.others = {**self.others, **places}
 
 
 def _keys_by_name(roster: Roster) -> dict[str, set[str]]:
@@ -150,7 +159,7 @@ def _keys_by_name(roster: Roster) -> dict[str, set[str]]:
     return {name: set(each.keys) for name, each in everybody.items()}
 
 
-class _Rostered(ZeroMQTransport):
+class _Rostered(LiveTransport):
     """Looks at the roster again when told to: between two messages, in the thread that owns it."""
 
     contacts: Contacts
@@ -224,6 +233,7 @@ def from_roster(
         listen,
         others,
         announce,
+        own.address,
         keys=keys,
         roster_file=roster_file,
         roster=roster,
@@ -260,7 +270,7 @@ def from_addresses(
             "folder:DIR"
         )
     others = addresses_of(name, listen, announce, peers, insecure=insecure)
-    return Contacts(name, listen, others, announce, insecure)
+    return Contacts(name, listen, others, announce, insecure=insecure)
 
 
 _KEYS_FIRST = (

@@ -192,15 +192,34 @@ def test_a_roster_that_is_none_changes_nothing(joined: dict[str, Joined], sites:
     deliver(joined["B"].transport, joined["A"].transport, [b"as before"])
 
 
-def test_what_a_roster_can_not_change_in_a_running_peer_is_told(
+def test_who_is_new_or_has_moved_is_met_without_a_restart(
     joined: dict[str, Joined], sites: Sites
 ) -> None:
-    moved = Member("C", "tcp://127.0.0.1:9", sites.members["C"].keys, 9)
-    new = Member("D", None, (KeyPair.new().public,), 9)
-    sites.write("A", A=None, C=moved, D=new)
-    lines = joined["A"].reread()
-    assert lines[-2].startswith("This peer's own key is not in it any more")
-    assert lines[-1] == "To meet C, D as the roster says now, start this peer again."
+    a, keys = joined["A"].transport, KeyPair.new()
+    keys.write(sites.folder / "D.key")
+    new = Member("D", f"tcp://127.0.0.1:{free_port()}", (keys.public,), 5)
+    moved = Member("C", f"tcp://127.0.0.1:{free_port()}", sites.members["C"].keys, 9)
+    for name in "ACD":
+        sites.write(name, C=moved, D=new)
+    joined["C"].transport.close()
+    with closing(sites.contacts("C").connect(1 << 20)) as c:
+        with closing(sites.contacts("D").connect(1 << 20)) as d:
+            lines = joined["A"].reread()
+            assert lines[0].startswith("roster: C: address tcp://127.0.0.1:")
+            assert lines[1].startswith("roster: D is new")
+            assert a.peers == ("B", "C", "D")
+            for one, other in ((a, c), (c, a), (a, d), (d, a)):
+                deliver(one, other, [b"hello"])
+            assert joined["A"].contacts.samples_of["D"] == 5
+    sites.write("A", D=None)
+    joined["A"].reread()
+    with pytest.raises(PeerGone):
+        a.send("D", [b"x"])
+
+
+def test_a_roster_without_this_peer_is_told(joined: dict[str, Joined], sites: Sites) -> None:
+    sites.write("A", A=None)
+    assert joined["A"].reread()[-1].startswith("This peer's own key is not in it any more")
 
 
 def test_who_is_refused_is_told_why(joined: dict[str, Joined], sites: Sites) -> None:

@@ -32,7 +32,7 @@ from transports.links import EVENTS, Link
 from transports.malloc import keep_freed_memory
 from transports.sockets import new_socket
 
-_MESSAGE, _HELLO = b"m", b"h"
+_MESSAGE, _HELLO, CONTACTS = b"m", b"h", b"c"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
 _MAX_ANNOUNCEMENT_BYTES = 1 << 20
 _BETWEEN_POLLS_BYTES, _LEAST_BYTES = 1 << 21, 1 << 16  # each message counts for no less
@@ -218,30 +218,9 @@ class ZeroMQTransport:
             del self._senders[old], self._published_at[name]
             old.close(linger=0)
 
-    def admit(self, name: str, keys: Collection[str]) -> None:
-        """From now on the peer `name` is who holds one of `keys`; nobody, if there are none.
-
-        Whoever held another one is not heard any more. Raises TransportError, changing nothing.
-        """
-        self._check_open()
-        before = self._ends.keys(name)
-        self._ends.admit(name, keys)
-        valid = self._ends.keys(name)
-        if name in self._ways:
-            self._connect(name)
-        if name in self._routes and self._routes[name][0].key not in valid:
-            del self._routes[name]
-        if name in self._published_at and self._published_at[name][0].key not in valid:
-            self._unsubscribe(name)
-        if before - valid and not self._publisher.closed:
-            # libzmq can't end one of the subscriptions, so all end. From now on announcements
-            # go to each of the others by itself.
-            self._publisher.close(linger=0)
-            self._hello = [_HELLO, b""]
-
     # --- Transport
 
-    def send(self, to: str, frames: Sequence[Frame]) -> None:
+    def send(self, to: str, frames: Sequence[Frame], tag: bytes = _MESSAGE) -> None:
         self._check_open()
         route = self._routes[to][1] if to in self._routes else None
         if to.startswith("~"):
@@ -251,9 +230,9 @@ class ZeroMQTransport:
         ways = self._ways.get(to, [None])
         for way in ways:
             if way is not None and (way.connected or self._is_connected(way)):
-                over, message = way.dealer, [_MESSAGE, *frames]
+                over, message = way.dealer, [tag, *frames]
             elif way is None and route is not None:
-                over, message = self._router, [route, _MESSAGE, *frames]
+                over, message = self._router, [route, tag, *frames]
             else:
                 continue
             try:
@@ -380,6 +359,8 @@ class ZeroMQTransport:
                     self._hear(sender, bytes(frames[0]))
             if ready is self._router:
                 self._greet(ready, route)
+        if tag == CONTACTS and reply_to is None:
+            self._hear_contacts(sender, frames)
         return None
 
     def _greet(self, over: zmq.Socket[bytes], *routing_id: bytes) -> None:
@@ -394,6 +375,9 @@ class ZeroMQTransport:
         number = int(port) if len(port) <= 5 and port.isdigit() else 0
         if isinstance(address, Tcp) and 0 < number < 65536:
             self._subscribe(sender, Tcp(address.host, number))
+
+    def _hear_contacts(self, sender: Origin, frames: Sequence[Frame]) -> None:
+        """Where other peers are: nothing to one whose peers don't change."""
 
     def _check_open(self) -> None:
         if self._closed:

@@ -10,7 +10,7 @@ from tests.transports.sockets import NAMES, tcp_addresses
 from transports.base import TransportError
 from transports.folder import FolderTransport
 from transports.keys import KeyPair
-from transports.zeromq import ZeroMQTransport
+from transports.live import LiveTransport
 
 
 @pytest.fixture(params=["ipc", "tcp", "ipc-curve", "tcp-curve"])
@@ -43,7 +43,7 @@ def join(addresses, keys):
                 theirs = {name: {keys[name].public} for name in peers}
                 options = {"keys": keys[me], "peer_keys": theirs, **options}
             options = {"listen": addresses[me], **options}
-            transport = ZeroMQTransport(me, peers=peers, **options)
+            transport = LiveTransport(me, peers=peers, **options)
             stack.callback(transport.close, linger_s=0)
             return transport
 

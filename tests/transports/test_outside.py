@@ -18,6 +18,7 @@ from tests.transports.sockets import (
 )
 from transports.base import OUTSIDER, PeerGone
 from transports.keys import KeyPair
+from transports.live import LiveTransport
 from transports.zeromq import ZeroMQTransport
 
 
@@ -37,14 +38,11 @@ PUBLIC = {name: {pair.public} for name, pair in KEYS.items()}
 
 
 def opened(stack, me, listen, peers, *, outside=False, keys=True):
-    made = ZeroMQTransport(
-        me,
-        listen,
-        peers,
-        outside=outside,
-        keys=KEYS[me] if keys else None,
-        peer_keys=PUBLIC if keys else None,
-    )
+    options = {"keys": KEYS[me], "peer_keys": PUBLIC} if keys else {}
+    if outside:
+        made = ZeroMQTransport(me, listen, peers, outside=True, **options)
+    else:
+        made = LiveTransport(me, listen, peers, **options)
     stack.callback(made.close, linger_s=0)
     return made
 
