@@ -68,9 +68,15 @@ def a_round(
     quick: Quick = False,
     as_json: Json = False,
     peers: Annotated[int, typer.Option(min=2, help="How many processes.")] = 5,
+    of_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="DIR", help="Also the share of this run that was not training."
+        ),
+    ] = None,
 ) -> None:
     """Rounds of several processes without training: where the seconds go."""
-    _finish(bench(["round"], quick=quick, as_json=as_json, peers=peers))
+    _finish(bench(["round"], quick=quick, as_json=as_json, peers=peers, real=of_run))
 
 
 @app.command()

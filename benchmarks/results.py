@@ -65,6 +65,14 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Overhead:
+    """Of a real run: what its peers did but train, until the last fine-tune ended."""
+
+    share: float  # of the wall time
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Beside:
     """Training and serving at once; speeds in steps per second, medians."""
 
@@ -206,7 +214,9 @@ class Attack:
 
 
 Suffered = Fault | Undisturbed | Attack
-Case = Transfer | Ping | Round | Beside | Idle | Memory | Dice | Lied | Trained | Suffered
+Case = (
+    Transfer | Ping | Round | Overhead | Beside | Idle | Memory | Dice | Lied | Trained | Suffered
+)
 
 
 @dataclass

@@ -7,7 +7,6 @@ federation on one machine can have.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -19,9 +18,9 @@ from typing import Any
 import torch
 
 from benchmarks import model, product
-from benchmarks.children import Child, Failed
+from benchmarks.children import Child, Failed, Unavailable
 from benchmarks.harness import Say
-from benchmarks.results import Found, Round
+from benchmarks.results import Found, Overhead, Round
 from bt.checkpoint import CheckpointFile
 from bt.eventlog import EventLog
 from bt.runner import Runner
@@ -32,8 +31,13 @@ ROUNDS = 12
 _TIMEOUT_S = 120.0
 
 
-def run(quick: bool, progress: Callable[[str], None], peers: int = PEERS) -> Found:
-    """Cases roundN/size."""
+def run(
+    quick: bool,
+    progress: Callable[[str], None],
+    peers: int = PEERS,
+    real: Path | None = None,
+) -> Found:
+    """Cases roundN/size; overhead/NAME of the run in the folder `real`."""
     found = Found()
     for size in ("14MB",) if quick else ("14MB", "100MB"):
         progress(f"Rounds of {peers} peers without training, {size}")
@@ -41,6 +45,12 @@ def run(quick: bool, progress: Callable[[str], None], peers: int = PEERS) -> Fou
             found.cases[f"round{peers}/{size}"] = _measure(peers, model.SIZES[size])
         except Failed as exc:
             found.trouble(f"round{peers}/{size}", exc)
+    if real is not None:
+        name = f"overhead/{real.resolve().name}"
+        try:
+            found.cases[name] = overhead(real)
+        except Unavailable as exc:
+            found.trouble(name, exc)
     return found
 
 
@@ -112,16 +122,18 @@ def _rounds(log: str) -> Iterator[dict[str, float]]:
         }
 
 
-def overhead(folder: Path) -> float:
-    """Which share of a real run's rounds was not training: of the peers of a run's folder."""
-    rounds = training = 0.0
-    for name in sorted(os.listdir(folder)):
-        path = folder / name / "events.jsonl"
-        if path.is_file():
-            events: Sequence[dict[str, Any]] = [
-                json.loads(line) for line in path.read_text().splitlines()
-            ]
-            fits = [event for event in events if event["event"] == "fit"]
-            rounds += fits[-1]["time"] - events[0]["time"]
+def overhead(folder: Path) -> Overhead:
+    """Which share of a real run was not training, all peers together. Raises Unavailable."""
+    seconds = training = 0.0
+    rounds = 0
+    for path in sorted(folder.glob("*/events.jsonl")):
+        events: Sequence[dict[str, Any]] = [
+            json.loads(line) for line in path.read_text().splitlines()
+        ]
+        if fits := [event for event in events if event["event"] == "fit"]:
+            seconds += fits[-1]["time"] - events[0]["time"]
             training += sum(event["seconds"] for event in fits)
-    return 1 - training / rounds
+            rounds += len(fits)
+    if not rounds:
+        raise Unavailable(f"no peer's events with a fine-tune below {folder}")
+    return Overhead(1 - training / seconds, rounds)

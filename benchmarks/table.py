@@ -19,6 +19,7 @@ from benchmarks.results import (
     Idle,
     Lied,
     Memory,
+    Overhead,
     Ping,
     Round,
     Trained,
@@ -42,6 +43,12 @@ def show(console: Console, title: str, found: Found) -> None:
         for name, one in rounds.items():
             parts = (one.ms, one.ping_ms, one.transfer_ms, one.persist_ms, one.rest_ms)
             table.add_row(name, *map(_short, parts), str(one.rounds))
+        console.print(table)
+    overheads = {name: case for name, case in found.cases.items() if isinstance(case, Overhead)}
+    if overheads:
+        table = _table("not training", overheads, ["of the time", "rounds"])
+        for name, over in overheads.items():
+            table.add_row(name, f"{over.share:.2%}", str(over.rounds))
         console.print(table)
     besides = {name: case for name, case in found.cases.items() if isinstance(case, Beside)}
     if besides:
