@@ -108,7 +108,8 @@ class _Puller(Runner):
     def _carry_out(self, instruction: events.Instruction) -> None:
         match instruction:
             case events.Train(merged=peers):
-                self.merged = self._finish_merge(), len(peers)
+                merge = self._merged()
+                self.merged = None if merge is None else merge(), len(peers)
             case events.Persist():
                 self._feed(events.Persisted("0" * 32))  # as if; it stays as it was
             case events.Publish():

@@ -18,7 +18,7 @@ from bt.intake import Bases, Intake, Refused
 from bt.merge import WeightedMean
 from bt.transfer import GRAIN
 from bt.weights import FlatWeights
-from transports import image, messages
+from transports import header, image, messages
 
 VALUES = 20_007  # few enough for one thread
 SHAPES = {"w": torch.float32, "double": torch.float64, "half": torch.float16}
@@ -245,9 +245,11 @@ def test_what_was_announced_must_come() -> None:
 
 def test_another_image_is_no_model() -> None:
     announced, whole = served(SMALL)
+    newer = header.PROTOCOL + 1
+    ours, theirs = (b'protocol\\":%d' % number for number in (header.PROTOCOL, newer))
     for bad, line in (
         (whole.replace(b'\\"model\\"', b'\\"delta\\"'), "an image of kind 'delta' is no model"),
-        (whole.replace(b'protocol\\":2', b'protocol\\":3'), "protocol 3: this peer speaks 2"),
+        (whole.replace(ours, theirs), f"protocol {newer}: this peer speaks {header.PROTOCOL}"),
         (bytes(len(whole)), "not JSON"),
         (whole[:100], "too few for the header"),
         (b"\xff" * len(whole), "too few for the header"),

@@ -38,7 +38,7 @@ def test_a_range_is_written_as_any_message(sender, digest, size, offset, nbytes,
 @pytest.mark.parametrize(
     ("written", "instead"),
     [
-        (b'protocol\\":3', b'protocol\\":4'),
+        (b'protocol\\":%d' % header.PROTOCOL, b'protocol\\":%d' % (header.PROTOCOL + 1)),
         (b'offset\\":8', b'offset\\":-8'),
         (b'offset\\":8', b'offset\\":08'),
         (b'offset\\":8', b'offset\\":8.0'),
