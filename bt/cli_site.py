@@ -59,7 +59,7 @@ def aggregate(
 
     from bt import aggregate as forming
     from bt import outside, site
-    from bt.config import Config, ConfigError
+    from bt.config import Config, ConfigError, change
     from bt.console import make_console
     from bt.console_site import print_aggregate
     from bt.modelfile import write_model
@@ -71,7 +71,8 @@ def aggregate(
     if not by_address:
         given["config"] = site.here(config)
     filled, settings = site.filled(given)
-    settings = settings or Config()
+    timeouts = {"ping_timeout_s": ping_timeout, "pull_timeout_s": pull_timeout}
+    settings = change(settings or Config(), timeouts)
     own = outside.of(filled["roster"], filled["keys"], peer or (), insecure=insecure)
     federation = settings.federation
     console = make_console(to_stderr=json)
@@ -81,8 +82,8 @@ def aggregate(
         made = forming.aggregate(
             own,
             forming.like_file(like) if like is not None else forming.like_site(settings),
-            ping_s=ping_timeout or federation.ping_timeout_s,
-            pull_s=pull_timeout or federation.pull_timeout_s,
+            ping_s=federation.ping_timeout_s,
+            pull_s=federation.pull_timeout_s,
             tell=status.update,
         )
     if made.weights is not None:
