@@ -52,8 +52,17 @@ class Contacts:
         """How many of the others are on this machine, and share its processors."""
         return sum(parse(where).is_loopback for where in self.others.values() if where)
 
+    def apart(self) -> list[str]:
+        """Whom this peer can't meet: neither of the two has an address."""
+        if self.roster is None or self.address is not None:
+            return []
+        members = self.roster.members.values()
+        return sorted(m.name for m in members if m.address is None and m.name != self.name)
+
     def connect(self, max_message_bytes: int) -> Transport:
         """Listen, and connect to the others."""
+        if apart := self.apart():
+            self.tell(rosters.cant_meet(self.name, apart))
         if self.folder is not None:
             return FolderTransport(
                 self.name,
@@ -139,7 +148,9 @@ class Contacts:
             transport.admit(name, after.get(name, set()))
         self._meet(found, transport)
         self.samples_of |= {m.name: m.max_samples for m in found.members.values()}
-        self.roster = found
+        could_not, self.roster = self.apart(), found
+        if self.apart() not in (could_not, []):
+            self.tell(rosters.cant_meet(self.name, self.apart()))
 
     def _meet(self, found: Roster, transport: LiveTransport) -> None:
         """Those who are new in the roster, or have another address there."""

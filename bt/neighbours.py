@@ -83,6 +83,10 @@ def look(
             if own.others[name] is not None:
                 to_do = "is its peer, or bt check --wait, running? is its port open from here?"
                 found.add(f"peer {name}", "red", answer.reason, to_do, silent=True)
+            elif name in own.apart():
+                to_do = "an address for one of the two, or a folder that all share"
+                says = "neither it nor this site has an address: they can't meet"
+                found.add(f"peer {name}", "red", says, to_do, silent=True)
             elif heard and name in heard:
                 found.add(f"peer {name}", "green", "has no address, and has called here")
             else:

@@ -226,6 +226,17 @@ def address_of(name: str, address: str) -> str:
     return str(address)
 
 
+_APART = (
+    "they can't meet, and merge the other's work only as those merged it whom both meet; give "
+    "one of any two an address, or let all share a folder (--transport folder:DIR)"
+)
+
+
+def cant_meet(name: str, others: Iterable[str]) -> str:
+    """The same, of `name` and each of `others`."""
+    return f"neither {name} nor {' nor '.join(others)} has an address: {_APART}"
+
+
 def doubts(roster: Roster) -> list[str]:
     """What a person should look at though it is valid, a line each."""
     lines = []
@@ -234,7 +245,7 @@ def doubts(roster: Roster) -> list[str]:
         lines.append("a federation needs at least two peers")
     hidden = [member.name for member in members if member.address is None]
     if len(hidden) > 1:
-        lines.append(f"{' and '.join(hidden)} have no address: they can't reach each other")
+        lines.append(f"{' and '.join(hidden)} have no address: {_APART}")
     local = [m.name for m in members if m.address and _is_loopback(m.address)]
     if local and len(local) < len(members):
         lines.append(f"{' and '.join(local)}: others can't reach a loopback address")

@@ -217,6 +217,34 @@ def test_who_is_new_or_has_moved_is_met_without_a_restart(
         a.send("D", [b"x"])
 
 
+def test_who_can_not_meet_is_told(joined: dict[str, Joined], sites: Sites) -> None:
+    """Of two without an address, when it starts and when the roster brings another one."""
+    hidden = {name: Member(name, None, sites.members[name].keys, 9) for name in "AC"}
+    sites.write("A", **hidden)
+    own = sites.contacts("A")
+    own.tell = (lines := list[str]()).append
+    with closing(own.connect(1 << 20)):
+        assert own.apart() == ["C"]
+        assert lines[0].startswith("neither A nor C has an address: they can't meet")
+    sites.write("A", C=hidden["C"])
+    assert not any("meet" in line for line in joined["A"].reread()), "C can call A"
+    sites.write("B", A=hidden["A"], D=Member("D", None, (KeyPair.new().public,), 9))
+    assert sites.contacts("B").apart() == []
+
+
+def test_who_comes_and_can_not_be_met_is_told(sites: Sites) -> None:
+    hidden = {name: Member(name, None, sites.members[name].keys, 9) for name in "AC"}
+    sites.write("A", A=hidden["A"])
+    own = sites.contacts("A")
+    own.tell = (lines := list[str]()).append
+    with closing(own.connect(1 << 20)) as transport, own.rereading():
+        assert lines == []
+        sites.write("A", **hidden)
+        os.kill(os.getpid(), signal.SIGHUP)
+        transport.recv(0)
+    assert lines[-1].startswith("neither A nor C has an address: they can't meet")
+
+
 def test_a_roster_without_this_peer_is_told(joined: dict[str, Joined], sites: Sites) -> None:
     sites.write("A", A=None)
     assert joined["A"].reread()[-1].startswith("This peer's own key is not in it any more")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -151,6 +152,12 @@ def test_a_site_alone_is_told_what_is_missing(bt: Bt) -> None:
     }
     assert "3 training scans" in seen["data"]["says"]
     assert "bt check --wait" in seen["peer b"]["to_do"]
+    whole = Path("a/roster.toml").read_text()
+    Path("a/roster.toml").write_text(re.sub('name = "a"\naddress.*\n', 'name = "a"\n', whole))
+    apart = findings(bt("check", "--config", file, "--json").out)["peer c"]
+    assert (apart["state"], apart["says"].split(":")[1]) == ("red", " they can't meet")
+    assert "a folder that all share" in apart["to_do"]
+    Path("a/roster.toml").write_text(whole)
     shown = bt("check", "--config", file)
     assert "✘ peer b" in shown.out
     assert "→ is its peer" in shown.out
