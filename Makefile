@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
 READY := $(VENV)/.ready
 
-.PHONY: train test soak lint bench docs build clean
+.PHONY: train test slow soak lint bench docs build clean
 
 train: $(READY)
 	@echo "== A federation of 5 peers trains QuickNAT on simulated brains, over ZeroMQ"
@@ -16,6 +16,10 @@ train: $(READY)
 test: $(READY)
 	@echo "== All tests, with real processes, sockets and mpirun"
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+slow: $(READY)
+	@echo "== The tests that take a big part of a minute each"
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 soak: $(READY)
 	@echo "== 100,000 simulated schedules of faults"

@@ -43,6 +43,7 @@ def test_a_plain_state_dict(tmp_path: Path, model: Path) -> None:
         assert file.metadata() == {"format": "pt"}
 
 
+@pytest.mark.slow  # to import what exports takes longer than to export
 def test_onnx_answers_alike_at_any_size(tmp_path: Path, model: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     export(model, tmp_path / "model.onnx")

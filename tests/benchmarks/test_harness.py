@@ -190,6 +190,7 @@ def test_raw_sockets_move_the_very_bytes() -> None:
             ceilings.receive(near, into)
 
 
+@pytest.mark.slow
 def test_the_obvious_ways_get_and_merge_the_model() -> None:
     """Their results are checked in the first round; those of missing packages are left out."""
     bare = (transports.BARE, transports.BARE_IPC, transports.BARE_CURVE)
@@ -213,6 +214,7 @@ def test_pings(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0 < case.p50_us <= case.p99_us
 
 
+@pytest.mark.slow
 def test_peak_memory_is_counted_in_models() -> None:
     nbytes = 40_000_000
     case = Transfer(1.0, 1.0, 1.0, 1.0, 1)
@@ -240,6 +242,7 @@ def test_a_peak_can_be_forgotten() -> None:
         memory.peak_bytes("nobody")
 
 
+@pytest.mark.slow
 def test_the_memory_of_who_serves_several_is_looked_at() -> None:
     puller, server = peaks._of_serving(2, model.TINY)
     assert puller > 2 * model.TINY

@@ -36,6 +36,7 @@ def ranks_of(out: Path) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 @pytest.mark.timeout(300)
 def test_a_lost_rank_ends_the_job_and_the_same_command_goes_on(

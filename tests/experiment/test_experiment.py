@@ -84,6 +84,7 @@ def check_form(content: dict[str, Any], cohort: Path) -> None:
     assert content["also"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_killed_it_goes_on_with_what_is_missing(cohort: Path, tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "bt", "experiment", "uniform", "--data", str(cohort)]

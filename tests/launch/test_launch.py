@@ -117,7 +117,7 @@ def sites(scans: Path, tmp_path: Path) -> Iterator[Path]:
             name: f'host = "site-{name}"\nkeys = "{name}.key"\nenv = {{ PYTHONPATH = "{ROOT}" }}'
             for name in "AB"
         }
-        described(tmp_path, scans, hosts, of_all, rounds=40)
+        described(tmp_path, scans, hosts, of_all, rounds=20)
         yield tmp_path
 
 
@@ -130,6 +130,7 @@ def here(folder: Path, name: str) -> str:
     return said(folder / "run" / name / "log.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_over_ssh_stopped_and_gone_on_with(sites: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -142,12 +143,13 @@ def test_over_ssh_stopped_and_gone_on_with(sites: Path) -> None:
     assert all("ends: left" in here(sites, name) for name in "AB")
     results = whole(sites, launched(sites, "--via", "ssh"))
     for name, peer in results["peers"].items():
-        assert peer["version"] == 40
+        assert peer["version"] == 20
         assert here(sites, name).count("starts at version") == 2
         assert "starts at version 0" not in here(sites, name).rpartition("ends: left")[2]
     assert not list((sites / "run").rglob("*.key")), "secrets stay where they are"
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_over_ssh_left_running_and_collected(sites: Path) -> None:
     started = launched(sites, "--via", "ssh", "--detach")
@@ -166,6 +168,7 @@ def test_over_ssh_left_running_and_collected(sites: Path) -> None:
 
 
 # Ranks of a job ---------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_under_mpirun(scans: Path, tmp_path: Path) -> None:
     if not MPIRUN.exists():
@@ -174,6 +177,7 @@ def test_under_mpirun(scans: Path, tmp_path: Path) -> None:
     whole(tmp_path, launched(tmp_path, "--via", "mpirun"))
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_under_slurm(scans: Path, tmp_path: Path) -> None:
     ports = free_port(), free_port()
