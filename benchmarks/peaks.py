@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import memory, model, product
+from benchmarks import memory, model
 from benchmarks.child import resolve
 from benchmarks.children import Child
 from benchmarks.harness import Client, Say, Way, served
@@ -66,6 +66,8 @@ def _of_serving(pullers: int, nbytes: int) -> tuple[int, int]:
 
 def pull_with_others(place: str, nbytes: int, me: str, start: str, say: Say) -> None:
     """A peer that pulls as soon as there is a file `start`."""
+    from benchmarks import product  # not above: raw sockets need none of it
+
     memory.reset_peak()
     with product.pull_and_merge([place], nbytes, me) as once:
         say("ready")
