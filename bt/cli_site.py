@@ -148,7 +148,9 @@ def join(
 
     found = _examined(config, wait, as_json=False)
     peers = [each for each in found if each.topic.startswith("peer ")]
-    if any(each.state == "red" and not each.silent for each in found):
+    # Nothing in a federation depends on what time it is.
+    stops = [each for each in found if not each.silent and each.topic != "clock"]
+    if any(each.state == "red" for each in stops):
         raise typer.Exit(1)
     console = make_console()
     if not any(each.state == "green" for each in peers):

@@ -132,6 +132,7 @@ class Runner:
         evaluated = False
         with self._workers() as self._pool:  # one job at a time, and one save
             try:
+                self._meet()  # first: who is done already would average its own model alone
                 self._feed(events.Tick())
                 while not self.peer.finished or self._job is not None or self._saver.pending:
                     if self._stop_reason is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,16 @@ def newest_of(path: Path) -> bool:
 def test_who_lost_its_disk_goes_on_as_another_incarnation(shared: Path) -> None:
     run(shared, "a", 2)
     run(shared, "b", 1)
-    (shared.parent / "a" / "checkpoint.safetensors").unlink()
+    shutil.rmtree(shared.parent / "a")
     again = run(shared, "a", 1)
     assert again.version == Version(1, 1)
     assert again.aggregated_of == {"a": "1.1", "b": "1"}
+
+
+def test_who_was_done_already_averages_those_that_came_since(shared: Path) -> None:
+    run(shared, "a", 1)
+    run(shared, "b", 1)
+    assert run(shared, "a", 1).aggregated_of == {"a": "1", "b": "1"}
 
 
 def test_a_model_that_was_damaged_in_the_folder_is_not_merged(shared: Path) -> None:

@@ -15,7 +15,8 @@ import transports
 from tests.test_runner import FakeTrainer, Peers, result
 
 YEAR_S = 3.2e7
-TOLD_TO_PEOPLE = {"eventlog.py", "console.py"}  # when something happened; nothing waits for it
+# When something happened, and whether the clock is set: nothing waits for it, nothing stops.
+TOLD_TO_PEOPLE = {"eventlog.py", "console.py", "preflight.py"}
 
 
 def test_a_federation_does_not_notice_jumps_of_the_wall_clock(

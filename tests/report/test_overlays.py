@@ -43,7 +43,7 @@ def test_pictures_have_the_proportions_of_the_scan() -> None:
         "s", np.random.default_rng(0).random(shape, np.float32), classes, spacing, grid
     )
     with style.drawing():
-        figure = draw(volume, {"truth": classes}, structure_colours(1))
+        figure = draw(volume, {"truth": classes, "prediction": classes}, structure_colours(1))
     size = np.multiply(shape, spacing)
     for plane, axes in zip(PLANES, figure.axes[::3], strict=True):
         extent = axes.images[0].get_extent()
