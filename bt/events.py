@@ -17,9 +17,11 @@ class RoundDue:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A valid message; its sender is the peer it came from."""
+    """A valid message; its sender is the peer it came from. `published`: on another way than
+    answers come, so it does not tell that they do."""
 
     message: messages.Message
+    published: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ happened, and carries out the instructions. A round of this peer goes
 
 and at any moment, training or not, pings and pulls of others are answered from the last
 finished model. A peer that is silent costs a round one deadline, and nothing once it is known
-to be gone. If one fails while its model comes in, the round's merge starts over without it:
-what is merged are always whole models. After its last round a peer serves on until all are done
-or gone, forms the aggregated model, and leaves when nobody needs it any more.
+to be gone. If one fails while its model comes in, the merge starts over without it: only whole
+models are merged. After its last round a peer serves on until all are done or gone, forms the
+aggregated model, and leaves when nobody needs it any more.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Peer:
                 self._start_round(now, out)
             case events.Received(message):
                 calm = not (self._others[message.sender].gone or self.phase is Phase.PULLING)
-                self._receive(message, now, out)
+                self._receive(event, now, out)
                 late = self.deadline is not None and now >= self.deadline
                 if isinstance(message, messages.Ping | messages.Pull) and calm and not late:
                     return out  # nothing else has changed
@@ -194,18 +194,19 @@ class Peer:
         else:
             self._train(out)
 
-    def _receive(self, message: messages.Message, now: float, out: list[Instruction]) -> None:
-        sender = message.sender
+    def _receive(self, event: events.Received, now: float, out: list[Instruction]) -> None:
+        message, sender = event.message, event.message.sender
         other = self._others[sender]
-        other.gone = False
-        other.heard_at = now
+        if not event.published:
+            other.gone, other.heard_at = False, now
         match message:
             case messages.Ping():
                 out.append(events.Send(sender, self.answer(sender)))
             case messages.Pull():
                 out.append(events.Serve(message))
             case messages.Version():
-                self._awaited.pop(sender, None)  # not before: its own ping tells no version
+                if not event.published:  # not before: its own ping tells no version
+                    self._awaited.pop(sender, None)
                 self._learn(other, message, now, out)
             case messages.Weights():
                 self._take(message, now, out)

@@ -127,8 +127,7 @@ class Runner:
     def steps(self) -> Iterator[None]:
         """The same step by step; in each at most one message and one tick are taken."""
         self._resume()
-        started = self._clock()
-        spent_before = self._totals["seconds"]
+        started, spent_before = self._clock(), self._totals["seconds"]
         evaluated = False
         with self._workers() as self._pool:  # one job at a time, and one save
             try:
@@ -219,7 +218,7 @@ class Runner:
                 self._told[sender] = told
                 version = str(Version(*message.version))
                 self._log.write("version", from_=sender, version=version, state=message.state)
-        self._feed(events.Received(message))
+        self._feed(events.Received(message, received.published))
 
     def _feed(self, event: events.Event) -> None:
         """Handle `event`, and those that carrying out its instructions brings about, in order."""

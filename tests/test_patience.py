@@ -1,4 +1,4 @@
-"""How long a peer that is done waits for others that are not: never for ever."""
+"""How long a peer waits for others: a deadline for answers, and at the end never for ever."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ from tests.simulated import SCHEMA, Federation
 from transports import messages
 
 TIMING = Timing()
+
+
+def test_who_announces_but_does_not_answer_costs_one_deadline() -> None:
+    """Half of its connections are dead: what it publishes comes, and nothing that is asked."""
+    federation = Federation(("a", "b"))
+    federation.update("b")
+    told = events.Received(federation.peers["b"].announcement(), published=True)
+    federation.start_round("a")
+    federation.deliver()  # the ping, and
+    federation.deliver()  # the answer: now its model is asked for
+    started = federation.now
+    while "a" not in federation.training:
+        federation.flying.clear()
+        federation.wait(0.25)
+        federation.feed("a", told)
+    assert federation.now - started <= TIMING.ping_s
+    assert federation.notes == [("a", events.Note("gone", "b", "silent for 5 s"))]
+    federation.finish_training("a")
+    federation.start_round("a")
+    assert "a" in federation.training, "known not to answer, it costs nothing"
 
 
 def test_a_peer_that_makes_progress_and_never_gets_done_is_not_waited_for_for_ever() -> None:

@@ -49,11 +49,13 @@ class Received:
 
     `reply_to` is set if the sender is no peer at this moment, but asks from outside: an observer,
     or somebody with a peer's key beside the peer itself. Answers are sent there.
+    `published`: it came on a way of its own, that nothing can be asked on.
     """
 
     sender: str
     frames: tuple[memoryview, ...]
     reply_to: str | None = None
+    published: bool = False
 
 
 class Transport(Protocol):

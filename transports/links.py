@@ -31,14 +31,20 @@ class Link:
     monitor: zmq.Socket[bytes]
     called: set[int]  # the descriptor of every connection made is added to these
     connected: bool = False
-    failed: int = 0  # how the last handshake did, until one succeeds
+    reached: bool = False  # somebody listened there, at the last attempt
+    failed: int = 0  # how the last handshake did, until one succeeds or nobody is there
     lost_at: float | None = None  # and libzmq has not said that it tries again
 
     def saw(self, message: Mapping[str, Any]) -> bool:
         """Take a message of the monitor; whether the peer has just become reachable."""
         event = int(message["event"])
         if event == zmq.EVENT_CONNECTED:
+            self.reached = True
             self.called.add(message["value"])
+        elif event == zmq.EVENT_CONNECT_RETRIED:
+            if not self.reached:
+                self.failed = 0
+            self.reached = False
         self.connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
         # A failure is told of in place of the end of the connection, also long after it was made.
         ended = event & (_FAILED | zmq.EVENT_DISCONNECTED)
@@ -54,10 +60,12 @@ class Link:
         name = self.peer.name
         if not self.failed:
             return None
-        if not self.peer.key:
-            return f"{name} hung up: perhaps it lets in none but peers with keys"
         if self.failed == _REFUSED:
             return f"refused by {name}: is the key of this peer in {name}'s roster?"
+        # It ends this way too if a tunnel or a relay answers there, and nobody is behind it.
+        hung_up = f"hung up on at {name}'s address: is {name} running there, and"
+        if not self.peer.key:
+            return f"{hung_up} does it take peers without keys?"
         if self.failed == _HUNG_UP:
-            return f"{name} hung up: is its key in the roster here the one it uses?"
+            return f"{hung_up} is its key in the roster here the one it uses?"
         return f"{name} does not talk as a peer with keys does: was it started without?"

@@ -82,8 +82,7 @@ class ZeroMQTransport:
             raise TransportError("keys of the peers are of no use without one's own")
         self.me = me
         self.peers = tuple(sorted(peers))
-        self._outside = outside
-        self._insecure = insecure
+        self._outside, self._insecure = outside, insecure
         self._max_message_bytes = max_message_bytes
         self._addresses = {
             name: parse(address) for name, address in peers.items() if address is not None
@@ -352,7 +351,8 @@ class ZeroMQTransport:
         self._door.hoard.took(sender.name, got)
         tag, *frames = [part.buffer for part in got] or [memoryview(b"")]
         if tag == _MESSAGE:
-            return Received(sender.name, tuple(frames), reply_to)
+            published = self._subscribers.get(sender.name) is ready
+            return Received(sender.name, tuple(frames), reply_to, published)
         if tag == _HELLO and len(frames) == 1:
             if reply_to is None:
                 with suppress(zmq.ZMQError, TransportError):  # it is only a hint

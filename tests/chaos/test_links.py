@@ -31,6 +31,11 @@ def merges(site: Site, since: float = 0.0) -> int:
     return sum(event["time"] > since for event in site.events("merge"))
 
 
+def losses(site: Site, since: float) -> list[str]:
+    """Why the other one was lost since then; before, it may not have been up yet."""
+    return [event["reason"] for event in site.events("gone") if event["time"] > since]
+
+
 def assert_cheap(site: Site, since: float) -> None:
     """Every round since then lost at most one deadline to the other."""
     waits = waits_s(site, since)
@@ -54,8 +59,9 @@ def test_a_link_that_goes_mute_costs_a_deadline_a_round_and_comes_back(
         to_a.mute.set()
         to_b.mute.set()
         mute_at = time.time()
-        wait_for(lambda: a.events("gone") and b.events("gone"), "both notice")
-        assert "silent" in a.events("gone")[-1]["reason"]
+        wait_for(lambda: losses(a, mute_at) and losses(b, mute_at), "both notice")
+        for site in (a, b):
+            assert losses(site, mute_at)[0].startswith("silent for"), "nobody has hung up"
         at = a.count
         wait_for(lambda: a.count > at + 2, "A goes on alone")
         assert_cheap(a, mute_at)
@@ -100,8 +106,9 @@ def partition(federate: Callable[..., Federation], link: Link, seconds: float) -
         a, b = federation["A"], federation["B"]
         federation.start()
         wait_for(lambda: merges(a) and merges(b), "they merge each other")
+        cut_at = time.time()
         with cut(ends):
-            wait_for(lambda: a.events("gone") and b.events("gone"), "both notice")
+            wait_for(lambda: losses(a, cut_at) and losses(b, cut_at), "both notice")
             gone_at = time.time()
             at = a.count, b.count
             wait_for(lambda: a.count > at[0] + 2 and b.count > at[1] + 2, "both go on alone")

@@ -262,6 +262,19 @@ def test_announcements_at_an_address_of_ones_choice():
                 pass
 
 
+def test_what_is_published_is_no_answer():
+    with closing(ZeroMQTransport("a", "tcp://127.0.0.1:*", {"b": None})) as a:
+        addresses = {"a": a.endpoint}
+        with closing(ZeroMQTransport("b", "tcp://127.0.0.1:*", addresses)) as b:
+            assert not deliver(b, a, [b"question"]).published
+            assert not deliver(a, b, [b"answer"]).published
+            for _ in range(1000):
+                a.publish([b"news"])
+                if (news := b.recv(0.01)) is not None:
+                    break
+            assert news.published
+
+
 def test_localhost_is_an_address():
     with closing(ZeroMQTransport("a", "tcp://localhost:*", {})) as transport:
         assert transport.endpoint.startswith("tcp://127.0.0.1:")
