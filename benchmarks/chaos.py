@@ -166,11 +166,8 @@ class _Trial:
         self.saved = self.victim.count
 
     def kill_while_saving(self) -> None:
-        """As soon as there is a file that is not complete yet."""
-        until = time.monotonic() + 30
-        while time.monotonic() < until and not any(self.victim.folder.glob(".*.partial")):
-            pass
-        self.kill()
+        self.victim.kill_while_saving()
+        self.saved = self.victim.count
 
     def kill_while_sending(self) -> None:
         """As soon as somebody has asked it for its model."""

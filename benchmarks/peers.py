@@ -93,6 +93,28 @@ class Site:
         if self.process is not None:
             self.process.wait()
 
+    def kill_while_saving(self) -> None:
+        """kill -9 while it stands still with a checkpoint half written. Raises Failed."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and self.code is None:
+            if not self._saves():
+                continue  # without a pause: it takes milliseconds
+            self.signal(signal.SIGSTOP)
+            wait_for(lambda: self.code is not None or self._stands, f"{self.name} stands still")
+            if self._saves():
+                self.kill()
+                return
+            self.signal(signal.SIGCONT)  # it had just got done
+        raise Failed(f"{self.name} was not caught saving: {self.said()[-300:]}")
+
+    def _saves(self) -> bool:
+        return any(name.endswith(".partial") for name in os.listdir(self.folder))
+
+    @property
+    def _stands(self) -> bool:
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "T"
+
     @property
     def code(self) -> int | None:
         """Its exit code; None while it lives."""
