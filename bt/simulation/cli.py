@@ -25,6 +25,14 @@ def simulate(
         int | None, typer.Option(min=1, help="A round asks so many random peers. Default: all.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    spread: Annotated[
+        bool,
+        typer.Option(
+            "--spread",
+            help="Instead: among 10, 30, 100 ... --peers, what rounds cost and how many it takes "
+            "until all have an update. No faults.",
+        ),
+    ] = False,
     out: Annotated[
         Path, typer.Option(metavar="DIR", help="Where transcripts of violations go.")
     ] = Path("runs/simulation"),
@@ -38,6 +46,9 @@ def simulate(
     never happen is looked for after every event. A violation is written down as a transcript,
     and its seed repeats it exactly. Exit code 1 if there is one.
     """
+    if spread:
+        _spread(peers or 100, fanout, seed, as_json=json)
+        return
     from json import dumps
 
     from bt.console import make_console
@@ -72,3 +83,21 @@ def simulate(
         console.print(f"seed {failed}: {report.totals.failed[failed][0]}", style="red")
         console.print(f"  {path}", soft_wrap=True)
     raise typer.Exit(1 if report.totals.failed else 0)
+
+
+def _spread(peers: int, fanout: int | None, seed: int, *, as_json: bool) -> None:
+    from json import dumps
+
+    from bt.console import make_console
+    from bt.simulation.spread import measure, sizes, table
+
+    console = make_console(to_stderr=as_json)
+    found = []
+    for size in sizes(peers):
+        with console.status(f"Simulating {size} peers"):
+            found.append(measure(size, fanout, seed))
+    if as_json:
+        typer.echo(dumps({"spread": [one.to_json() for one in found]}, indent=2))
+    else:
+        console.print(table(found))
+    raise typer.Exit(1 if any(one.violations for one in found) else 0)

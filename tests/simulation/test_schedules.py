@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bt.config import ConfigError
-from bt.simulation import faults, soak
+from bt.simulation import faults, soak, spread
 from bt.simulation.world import Setup, World
 
 ALL = faults.KINDS
@@ -98,3 +98,23 @@ def test_the_command_counts_and_exits(tmp_path: Path) -> None:
     assert found["violations"] == 0
     assert found["events"] > 100
     assert found["events_per_second"] > 0
+
+
+def test_asking_a_few_costs_the_same_however_many_there_are() -> None:
+    few, more = (spread.measure(peers, fanout=3, seed=0) for peers in (12, 36))
+    for one in (few, more):
+        assert one.violations == 0
+        assert one.messages_by_the_law == 12
+        assert one.messages_per_round == pytest.approx(12, rel=0.15)
+        assert 1 <= one.rounds_to_spread <= 3 * one.rounds_by_the_law + 1
+    assert more.bytes_per_round < 1.2 * few.bytes_per_round
+
+
+def test_asking_all_costs_as_much_as_there_are_and_takes_one_round() -> None:
+    for peers in (6, 18):
+        one = spread.measure(peers, fanout=None, seed=0)
+        assert one.violations == 0
+        assert one.messages_by_the_law == 5 * (peers - 1)
+        assert 0.6 * one.messages_by_the_law < one.messages_per_round < one.messages_by_the_law
+        assert one.rounds_to_spread == 1
+    assert spread.sizes(100) == [10, 30, 100]
