@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 LARGEST_SCAN = 1 << 28  # voxels; a header may claim anything
 LONGEST_AXIS = 4096  # voxels
 FARTHEST_MM = 1e6  # from the scanner's middle
+DEFLATED_MOST = 1032  # bytes that one byte of a gzip file can stand for
 ABSURD = 1e30  # no intensity is as large as this
 TOO_LARGE = "too large for this machine's memory"
 SAME_PLACE_MM = 0.1  # corners of an image and its label map may differ by this much
@@ -105,6 +107,7 @@ def _read(path: Path) -> Stored:
             if not isinstance(file, SpatialImage):
                 raise ScanError(f"{path}: not an image of a volume")
             shape = _three_dimensional(path, tuple(int(n) for n in file.shape))
+            _check_there(path, file)
             data = np.asanyarray(file.dataobj).reshape(shape)
     except ScanError:
         raise
@@ -118,6 +121,21 @@ def _read(path: Path) -> Stored:
     if not _is_sane(affine):
         raise ScanError(f"{path}: its affine is singular or absurd, it has no place in space")
     return Stored(data, Grid(shape, affine))
+
+
+def _check_there(path: Path, file: SpatialImage) -> None:
+    """A small file that claims much would have all that memory taken before it is read."""
+    holder = file.file_map.get("image")
+    name = None if holder is None else holder.filename
+    kind = getattr(file.dataobj, "dtype", None)
+    if not isinstance(name, str | Path) or kind is None:
+        return
+    found = Path(name)
+    packing = {".gz": DEFLATED_MOST, ".mgz": DEFLATED_MOST, ".bz2": None, ".zst": None}
+    times = packing.get(found.suffix.lower(), 1)
+    claimed, there = math.prod(file.shape) * kind.itemsize, found.stat().st_size
+    if times is not None and claimed > there * times:
+        raise ScanError(f"{path}: claims {claimed} bytes of voxels, the file has {there}")
 
 
 @contextmanager

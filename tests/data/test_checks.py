@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,6 +208,29 @@ def test_odd_headers_say_nothing(
     said.clear()
     read_image(path)
     assert said == []
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mgh", ".mgz", ".img"])
+def test_a_claim_of_gigabytes_takes_no_memory(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{ending}"
+    kind = {"n": nib.Nifti1Image, "m": nib.MGHImage, "i": nib.Nifti1Pair}[ending[1]]
+    nib.save(kind(head(), np.eye(4)), path)
+    read_image(path)
+    header = path.with_suffix(".hdr") if ending == ".img" else path
+    content = header.read_bytes()
+    packed = content[:2] == b"\x1f\x8b"
+    claims = bytearray(gzip.decompress(content) if packed else content)
+    if ending.startswith(".m"):
+        claims[4:16] = np.array([4096, 4096, 16], ">i4").tobytes()
+    else:
+        claims[42:48] = np.array([4096, 4096, 16], "<i2").tobytes()
+    header.write_bytes(gzip.compress(claims) if packed else claims)
+    tracemalloc.start()
+    with pytest.raises(ScanError, match=r"claims 1073741824 bytes of voxels, the file has [0-9]+"):
+        read_image(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 24
 
 
 def test_no_label_map(write: Write, tmp_path: Path) -> None:

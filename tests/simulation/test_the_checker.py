@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from bt import events
 from bt.checkpoint import Checkpoint, CheckpointFile
+from bt.cli import app
 from bt.files import Disk
 from bt.intake import Intake, Refused
 from bt.merge import WeightedMean
@@ -241,3 +244,23 @@ def test_a_violation_is_written_down_and_comes_again(
     assert f"again: bt simulate --schedules 1 --seed {seed} --faults none --peers 3" in text
     assert "VIOLATION: trains on" in text
     assert soak.write_transcript(Setup(peers=3), (), seed, tmp_path / "2").read_text() == text
+
+
+def test_the_command_exits_with_1_and_names_the_transcript(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unweighted(monkeypatch)
+    asked = ["--schedules", "4", "--peers", "3", "--faults", "none", "--out", str(tmp_path)]
+    ended = CliRunner().invoke(app, ["simulate", *asked, "--json"])
+    assert ended.exit_code == 1
+    found = json.loads(ended.stdout)
+    assert found["schedules"] == 4
+    assert found["violations"] == len(found["failed"]) > 0
+    first = Path(found["transcripts"][0])
+    assert first.parent == tmp_path
+    assert "VIOLATION: trains on" in first.read_text()
+    assert str(first) in ended.stderr.replace("\n", "")
+    seed = first.stem.removeprefix("seed-")
+    again = CliRunner().invoke(app, ["simulate", *asked[2:], "--schedules", "1", "--seed", seed])
+    assert again.exit_code == 1
+    assert str(first) in again.stdout.replace("\n", "")
