@@ -8,6 +8,7 @@ from contextlib import suppress
 from threading import Event
 
 from rich.live import Live
+from rich.text import Text
 
 from bt.console import make_console
 from bt.outside import NoAnswer
@@ -52,6 +53,7 @@ def show(source: Source, every_s: float, *, watch: bool, as_json: bool) -> int:
                 print_json(look())
                 pause.wait(every_s)
         with Live(console=console, screen=True, auto_refresh=False) as live:
+            live.update(Text(f"Asking ({source.label}) …"), refresh=True)
             while True:
                 now, size = look(), console.size
                 page = render(federation, now, source.label, size.width, size.height)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from bt.outside import NoAnswer
 from bt.versions import Version
-from bt.wording import peer_names
 from transports.reports import (
     MILLION,
     MOST_EVENTS,
@@ -76,7 +75,8 @@ class Simulated:
         chance = self._chance = random.Random(seed)
         self.label = f"simulated federation of {peers} peers"
         self._peers: dict[str, _Peer] = {}
-        for name in peer_names(peers):
+        digits = len(str(peers))
+        for name in (f"peer-{number:0{digits}}" for number in range(1, peers + 1)):
             slow = 3.0 if chance.random() < 0.08 else 1.0
             peer = _Peer(
                 name,

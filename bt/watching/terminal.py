@@ -58,9 +58,10 @@ def render(
     rows = federation.rows(now)
     parts: list[RenderableType] = [_title(rows, label), _summary(rows, width)]
     few = len(rows) <= _MOST_IN_MATRIX
-    used = 8 + (0 if few else 3)
+    used = 9 + (0 if few else 2)
     if not few:
-        parts += [_strip(rows, width), Text()]
+        parts.append(_strip(rows, width))
+    parts.append(Text())
     events = min(8 if few else 6, len(federation.events))
     used += events + 2
     matrix = _matrix(federation, rows) if few and len(rows) > 1 else None
@@ -167,7 +168,7 @@ def _table(rows: list[Row], federation: Federation, width: int) -> Table:
         _Column("training", 8, 10, lambda r: duration(r.training_s)),
         _Column("waiting", 7, 11, lambda r: duration(r.waiting_s)),
     ]
-    least_note = 26
+    least_note = 26 if width < 100 else 44
     while sum(c.width + 2 for c in columns) + least_note > width and len(columns) > 3:
         columns.remove(max(columns, key=lambda c: c.keep))
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True, padding=(0, 2, 0, 0))
