@@ -5,15 +5,20 @@ Differences (delta.py) are the exception: they are small, collected, and merged 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import xxhash
 from torch import Tensor
 
 from bt import delta, events
 from bt.merge import MergeRule
-from bt.weights import LARGEST, FlatWeights, floats_in, is_sane
+from bt.transfer import GRAIN
+from bt.versions import Version
+from bt.weights import LARGEST, FlatWeights, floats_in, squares
 from transports import image, messages
 from transports.schema import Schema, shown
 
@@ -22,19 +27,52 @@ class Refused(Exception):
     """A model that must not be merged; the message says why."""
 
 
+ABSURD = 1e3  # times as long as one's own: no honest model is
+
+
 @dataclass
 class _Incoming:
     arrived: int = 0
     digest: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
+    squares: float = 0.0  # of all floating-point values
+    begins: bytes = b""  # a digest of the first grain of its body,
+    body: xxhash.xxh3_128 | None = None  # and of all of it, if the last model began like this
     collected: bytearray = field(default_factory=bytearray)  # of a difference
     copy: FlatWeights | None = None  # of a model to keep
 
 
+class _Last(NamedTuple):
+    """What is remembered of the last model of a peer."""
+
+    version: tuple[int, int]
+    begins: bytes
+    body: str | None
+
+
 class Bases:
-    """Models of other peers, kept because their next ones come as differences from them."""
+    """What outlives a round: models of other peers, kept because their next ones come as
+    differences from them; and traces of all, to know them if they come again."""
 
     def __init__(self) -> None:
         self._kept: dict[str, tuple[str, FlatWeights]] = {}
+        self._last: dict[str, _Last] = {}
+
+    def last_began(self, peer: str) -> bytes | None:
+        """How the last model of `peer` began."""
+        last = self._last.get(peer)
+        return None if last is None else last.begins
+
+    def remember(self, of: messages.Version, begins: bytes, body: str | None) -> None:
+        """Note what came. Raises Refused if it has a new number and is the last one again.
+
+        A body is digested if it begins as the one before: so the second time is noticed, and
+        models that differ cost nothing. One under a new incarnation alone is no lie.
+        """
+        last, count = self._last.get(of.sender), of.version[1]
+        if last is not None and body is not None and last.body == body and count > last.version[1]:
+            before, now = Version(*last.version), Version(*of.version)
+            raise Refused(f"sends the weights of its version {before} again as version {now}")
+        self._last[of.sender] = _Last(of.version, begins, body)
 
     def of(self, peer: str, digest: str) -> FlatWeights | None:
         """The model of `peer` with this digest, if it is here."""
@@ -62,6 +100,7 @@ class Intake:
         self._rule = rule()
         self._rule.start(own, own_samples)
         self._bases = bases
+        self._own, self._trained = own, own_samples > 0
         self._schema = own.schema
         self._header = image.header_bytes(own.schema)
         self._incoming: dict[str, _Incoming] = {}
@@ -85,6 +124,8 @@ class Intake:
             return self._fold_difference(merge, incoming, merge.base)
         if incoming.digest.hexdigest() != merge.announced.digest:
             raise Refused("its weights were damaged on the way: the checksum is wrong")
+        body = None if incoming.body is None else incoming.body.hexdigest()
+        self._bases.remember(merge.announced, incoming.begins, body)
         kept = self._bases.keep(weights.sender, weights.digest, incoming.copy)
         return events.Merged(weights.sender, kept=kept)
 
@@ -101,18 +142,33 @@ class Intake:
             except messages.MessageError as exc:
                 raise Refused(str(exc)) from exc
             data = data[self._header :]
+            incoming.begins = xxhash.xxh3_128_digest(data[:GRAIN])
+            if incoming.begins == self._bases.last_began(merge.weights.sender):
+                incoming.body = xxhash.xxh3_128()
             incoming.copy = FlatWeights.empty(self._schema) if merge.keep else None
         begin = max(merge.weights.offset - self._header, 0)
-        self._check_values(begin, data)
+        if incoming.body is not None:
+            incoming.body.update(data)
+        self._check_values(begin, data, incoming)
         self._rule.add(merge.weights.sender, begin, data, merge.announced.samples)
         if incoming.copy is not None:
             incoming.copy.body()[begin : begin + data.nbytes] = data
 
-    def _check_values(self, begin: int, data: memoryview) -> None:
+    def _check_values(self, begin: int, data: memoryview, incoming: _Incoming) -> None:
         for at, values in floats_in(self._schema, begin, data):
-            if not is_sane(values):
+            found = squares(values)
+            if math.isnan(found):
                 name = _bad_tensor(self._schema, at, values)
                 raise Refused(f"tensor {shown(name)} holds NaN, infinity or absurd values")
+            incoming.squares += found
+        if incoming.squares > self._most_squares:
+            raise Refused(f"its weights are more than {ABSURD:.0f} times as large as one's own")
+
+    @cached_property
+    def _most_squares(self) -> float:
+        """Of a model of another; a peer that never trained does not know."""
+        own = sum(squares(values) for _, values in self._own.floats()) if self._trained else 0.0
+        return own * ABSURD**2 or math.inf
 
     def _fold_difference(
         self, merge: events.Merge, incoming: _Incoming, named: str
@@ -127,7 +183,9 @@ class Intake:
             _check(model, merge.announced)
         except messages.MessageError as exc:
             raise Refused(str(exc)) from exc
-        self._check_values(0, weights.body())
+        self._check_values(0, weights.body(), incoming)
+        begins = xxhash.xxh3_128_digest(weights.body()[:GRAIN])
+        self._bases.remember(merge.announced, begins, digest)
         self._rule.add(sender, 0, weights.body(), merge.announced.samples)
         return events.Merged(sender, kept=self._bases.keep(sender, digest, weights))
 

@@ -52,6 +52,15 @@ class Other:
             return False
         return self.known.version > merged
 
+    def outdated(self, answer: messages.Version, now: float, patience_s: float) -> str:
+        """Why its answer to a ping is a lie; empty: it need not be one."""
+        if self.known is None or answer.version >= self.known.version:
+            self.trust.fresh()
+        elif self.trust.stale(now, patience_s):
+            told, known = Version(*answer.version), Version(*self.known.version)
+            return f"still says that it is at version {told}, and was at {known} before"
+        return ""
+
 
 class Others(dict[str, Other]):
     """All of them, by name."""

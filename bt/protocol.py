@@ -45,8 +45,7 @@ class Phase(StrEnum):
 class Peer:
     """One peer's side of the protocol. `handle` is the only mutator.
 
-    version and vector are the paper's v, its own entry apart. After `rounds` fine-tunes the peer
-    is done.
+    version and vector are the paper's v, its own entry apart. After `rounds` updates it is done.
     """
 
     me: str
@@ -205,9 +204,10 @@ class Peer:
             case messages.Pull():
                 out.append(events.Serve(message))
             case messages.Version():
-                if not event.published:  # not before: its own ping tells no version
-                    self._awaited.pop(sender, None)
+                asked = None if event.published else self._awaited.pop(sender, None)
                 self._learn(other, message, now, out)
+                if asked is not None and (why := other.outdated(message, now, self.timing.pull_s)):
+                    self._set_aside(sender, why, now, out)
             case messages.Weights():
                 self._take(message, now, out)
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 MERITS = 4  # good models in a row that take a strike away
 _MOST_DOUBLINGS = 7
+_MOST_STALE = 4  # answers in a row
 
 
 class Aside(NamedTuple):
@@ -31,6 +32,8 @@ class Trust:
     until: float = float("-inf")  # set aside
     reason: str = ""
     _merits: int = field(default=0, init=False)
+    _stale: int = field(default=0, init=False)
+    _stale_since: float = field(default=0.0, init=False)
 
     def withheld(self, now: float) -> bool:
         """Whether it is set aside."""
@@ -55,6 +58,20 @@ class Trust:
         if self._merits == MERITS:
             self._merits = 0
             self.strikes = max(self.strikes - 1, 0)
+
+    def fresh(self) -> None:
+        """It told of a version that is not older than one told before."""
+        self._stale = 0
+
+    def stale(self, now: float, patience_s: float) -> bool:
+        """It answered with an older one; whether that is a lie by now.
+
+        Messages may be late, and who lost its disk has to be told: neither takes that long.
+        """
+        if not self._stale:
+            self._stale_since = now
+        self._stale += 1
+        return self._stale >= _MOST_STALE and now >= self._stale_since + patience_s
 
 
 def another_model(theirs: str, ours: str) -> str:

@@ -207,14 +207,19 @@ def is_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values).all())
 
 
-def is_sane(values: Tensor) -> bool:
-    """Whether no value is NaN, infinite or beyond LARGEST: such models can be averaged."""
-    # So small a sum of squares has only such values, and costs one pass without temporaries;
-    # a larger one may have, too: a second look tells.
-    if values.dtype in (torch.float32, torch.float64):
-        if torch.dot(values, values).item() <= LARGEST**2:
-            return True
-    return not values.numel() or bool(values.abs().amax() <= LARGEST)
+def squares(values: Tensor) -> float:
+    """The sum of the squares; NaN if a value is NaN, infinite or beyond LARGEST: all others can be
+    averaged."""
+    # So small a sum has only such values, and costs one pass (halves are copied: their own sum
+    # would be coarse); a larger one may have, too: a second look tells.
+    wide = values if values.dtype == torch.float64 else values.float()
+    total: float = torch.dot(wide, wide).item()
+    if total <= LARGEST**2:
+        return total
+    if values.numel() and not bool(values.abs().amax() <= LARGEST):
+        return math.nan
+    norm: float = torch.linalg.vector_norm(values, dtype=torch.float64).item()
+    return norm**2
 
 
 def _as_tensor(data: memoryview | bytes) -> Tensor:

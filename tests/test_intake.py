@@ -136,7 +136,7 @@ def test_without_samples_ones_own_stays_out_whatever_it_is() -> None:
 
 
 def test_values_so_large_that_averages_could_overflow_are_refused() -> None:
-    own = FlatWeights.of({"w": torch.ones(100)})
+    own = FlatWeights.of({"w": torch.full((100,), 1e16)})
     coming = intake(own)
     coming.take(whole_of(FlatWeights.of({"w": torch.full((100,), 1e18)})))
     assert coming.finish().is_finite()

@@ -38,8 +38,10 @@ def test_a_peer_that_makes_progress_and_never_gets_done_is_not_waited_for_for_ev
     started, count = federation.now, 0
     while not federation.peers["a"].finished:
         count += 1  # of c, which is honest and slow, or wants to keep the others
+        told = messages.Version("c", Version(0, count), 1, SCHEMA.hash, "training", None)
+        c = federation.peers["c"]
+        c.version, c._told = Version(0, count), told  # and it answers pings with that
         for name in ("a", "b"):
-            told = messages.Version("c", Version(0, count), 1, SCHEMA.hash, "training", None)
             federation.feed(name, events.Received(told))
         federation.wait(TIMING.patience_s / 2)
         federation.deliver_all()

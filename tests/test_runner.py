@@ -345,7 +345,7 @@ def test_a_model_that_ruins_the_training_is_left_out_and_the_peer_goes_on(peers:
     sensitive.during_fit = diverge
     futures = [
         federation.start("a", sensitive, rounds=3),
-        federation.start("b", FakeTrainer(samples=9, step=1e6), rounds=3),
+        federation.start("b", FakeTrainer(samples=9, step=200.0), rounds=3),
     ]
     outcome, _ = map(result, futures)
     assert outcome.reason == "finished"
