@@ -6,6 +6,7 @@ const STATES = {training: "green", pulling: "sky", pinging: "sky", idle: "soft",
                 leaving: "purple", gone: "vermillion", "no answer": "vermillion"};
 const LINES = ["blue", "vermillion", "green", "purple", "orange", "sky", "yellow"];
 const FEW = 12, LABELLED = 40, GLOW_S = 4;
+const LABEL = 60;  // pixels of a name beside its peer, at most
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 let state = null, names = [], chosen = null, what = "dice", filter = "all", sortBy = null;
 let glows = [], seenEvents = new Set(), colours = {}, failures = 0, spots = [];
@@ -39,7 +40,8 @@ function canvas(id, ratio) {  // its context, in CSS pixels, cleared
 // --- the network
 
 function place(i, w, h) {
-  const angle = 2 * Math.PI * i / names.length - Math.PI / 2, r = Math.min(w, h) / 2 - (names.length <= LABELLED ? 46 : 16);
+  const angle = 2 * Math.PI * i / names.length - Math.PI / 2, labelled = names.length <= LABELLED;
+  const r = Math.min(h / 2 - (labelled ? 46 : 16), w / 2 - (labelled ? 25 + LABEL : 16));
   return [w / 2 + r * Math.cos(angle), h / 2 + r * Math.sin(angle), angle];
 }
 function edge(x, from, to, w, h, colour, alpha, width, moving) {
@@ -87,7 +89,7 @@ function drawGraph() {
       const lx = px + (r + 8) * Math.cos(angle), ly = py + (r + 10) * Math.sin(angle);
       x.fillStyle = css("ink"); x.textBaseline = "middle";
       x.textAlign = Math.abs(Math.cos(angle)) < 0.3 ? "center" : Math.cos(angle) > 0 ? "left" : "right";
-      x.fillText(few ? name : name.slice(-6), lx, ly);
+      x.fillText(few ? name : name.slice(-6), lx, ly, LABEL);
     }
     return {name, x: px, y: py, r: r + 5};
   });
