@@ -60,16 +60,20 @@ class Hoard:
         """A socket that nobody else watches, and that makes connections."""
         self._monitors[made] = made.get_monitor_socket(zmq.EVENT_CONNECTED)
 
+    def forget(self, made: zmq.Socket[bytes]) -> None:
+        """It is about to be closed."""
+        made.disable_monitor()
+        if (monitor := self._monitors.pop(made, None)) is not None:
+            monitor.close(linger=0)
+
     def look(self, ports: Collection[int]) -> None:
         """End the connections with the largest hoards, as long as all together are too large."""
         began = time.monotonic()
         if began < self._look_at:
             return
-        for made, monitor in [*self._monitors.items()]:
+        for monitor in self._monitors.values():
             while int(monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 self.called.add(recv_monitor_message(monitor)["value"])
-            if made.closed:
-                self._monitors.pop(made).close(linger=0)
         hoards: dict[int, int] = {}
         with suppress(OSError):  # no descriptor is left
             for descriptor in map(int, os.listdir("/proc/self/fd")):

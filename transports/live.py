@@ -79,6 +79,8 @@ class LiveTransport(ZeroMQTransport):
             del self._routes[name]
         if name in self._published_at and self._published_at[name][0].key not in valid:
             self._unsubscribe(name)
+        if name in self._publishes and self._publishes[name][0].key not in valid:
+            del self._publishes[name]
         if before - valid and not self._publisher.closed:
             # libzmq can't end one of the subscriptions, so all end. From now on announcements
             # go to each of the others by itself.
@@ -95,6 +97,16 @@ class LiveTransport(ZeroMQTransport):
         self._homes[name] = where
         self._hints.local |= introductions.is_local(where)
         self._move(name, where)
+
+    def dismiss(self, name: str) -> None:
+        """From now on `name` is no peer: whatever keys it has, it may ask from outside alone."""
+        self._check_open()
+        if name in self._ways:
+            self._move(name, None)
+            self._hints.forget(name)
+            for known in (self._ways, self._routes, self._homes, self._told, self._heard):
+                known.pop(name, None)
+            self.peers = tuple(sorted(self._ways))
 
     def _move(self, name: str, where: Tcp | Ipc | None) -> None:
         """Look for it there, and nowhere else."""
@@ -132,7 +144,7 @@ class LiveTransport(ZeroMQTransport):
             current, home = self._addresses.get(name), self._homes.get(name)
             where = self._hints.turn(name, current, home, time.monotonic())
             if where is not None:
-                with suppress(TransportError):  # it will be another one's turn
+                with suppress(TransportError, zmq.ZMQError):  # it will be another one's turn
                     self._move(name, where)
 
     def _tell_all(self) -> None:

@@ -109,6 +109,7 @@ class ZeroMQTransport:
         self._unpolled, self._look_at = 0, 0.0  # bytes; when to see to links
         self._senders: dict[zmq.Socket[bytes], Origin] = {}  # of a DEALER or a SUB: the other end
         self._published_at: dict[str, tuple[Origin, str]] = {}  # what each SUB is connected to
+        self._publishes: dict[str, tuple[Origin, Tcp | Ipc]] = {}  # as peers have said since
         self._routes: dict[str, tuple[Origin, bytes]] = {}  # to who has connected to our ROUTER
         self._ways: dict[str, list[Link | None]] = {}  # to each peer, best first; None: a route
 
@@ -212,9 +213,11 @@ class ZeroMQTransport:
         self._link(subscriber, address)
 
     def _unsubscribe(self, name: str) -> None:
+        self._publishes.pop(name, None)
         if (old := self._subscribers.pop(name, None)) is not None:
             self._poller.unregister(old)
             del self._senders[old], self._published_at[name]
+            self._door.hoard.forget(old)
             old.close(linger=0)
 
     # --- Transport
@@ -315,8 +318,15 @@ class ZeroMQTransport:
                 self._is_connected(link)
 
     def _look_after_links(self) -> None:
-        """Greet who is new, and connect where libzmq gave up: refused, or answered with noise."""
+        """Greet who is new, and connect where libzmq gave up: refused, or answered with noise.
+
+        Announcements are subscribed to here, not with every hello: each takes sockets, and libzmq
+        has 1023 of them.
+        """
         self._door.look()
+        for name in [*self._publishes]:
+            with suppress(zmq.ZMQError, TransportError):  # it is only a hint
+                self._subscribe(*self._publishes.pop(name))
         for link in self._links.values():
             self._is_connected(link)
             if link.lost_at is not None and time.monotonic() - link.lost_at > _GIVEN_UP_S:
@@ -355,8 +365,7 @@ class ZeroMQTransport:
             return Received(sender.name, tuple(frames), reply_to, published)
         if tag == _HELLO and len(frames) == 1:
             if reply_to is None:
-                with suppress(zmq.ZMQError, TransportError):  # it is only a hint
-                    self._hear(sender, bytes(frames[0]))
+                self._hear(sender, bytes(frames[0]))
             if ready is self._router:
                 self._greet(ready, route)
         if tag == CONTACTS and reply_to is None:
@@ -371,10 +380,10 @@ class ZeroMQTransport:
         """A hello: `sender` publishes at this port of the host we know it by."""
         address = self._addresses.get(sender.name)
         if isinstance(address, Ipc) and port == _BESIDE:
-            self._subscribe(sender, address.pub)
+            self._publishes[sender.name] = sender, address.pub
         number = int(port) if len(port) <= 5 and port.isdigit() else 0
         if isinstance(address, Tcp) and 0 < number < 65536:
-            self._subscribe(sender, Tcp(address.host, number))
+            self._publishes[sender.name] = sender, Tcp(address.host, number)
 
     def _hear_contacts(self, sender: Origin, frames: Sequence[Frame]) -> None:
         """Where other peers are: nothing to one whose peers don't change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
 import pytest
@@ -117,6 +118,24 @@ def test_noise_is_no_contact(start):
     assert deliver(b, a, [b"end"]).sender == "b"
     assert a.recv(0.1) is None
     assert a.peers == ("b", "c", "d")
+
+
+def test_hellos_without_end_use_up_no_sockets(start, places):
+    """Each of b's names another port to hear its announcements at; and libzmq has 1023 sockets."""
+    a, b = start("a", "b"), start("b", "a")
+    until_reached(a, "b", b)
+    until_reached(b, "a", a)
+    before, most = open_files(), 0
+    for port in range(10_000, 12_000):
+        b.send("a", [b"%d" % port], b"h")
+        a.recv(0)
+        most = max(most, open_files())
+    deliver(b, a, [b"end"])
+    assert most < before + 100
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
 
 
 def test_nothing_is_passed_on_without_keys(places):
