@@ -87,9 +87,9 @@ def is_local(where: Tcp | Ipc | None) -> bool:
     """Whether it is written as an address of this machine; nobody is asked what a name means."""
     if not isinstance(where, Tcp):
         return where is not None
-    if where.host == "localhost" or where.host.endswith(".localhost"):
+    host = where.host.lower().removesuffix(".").partition("%")[0]
+    if host == "localhost" or host.endswith(".localhost"):
         return True
-    host = where.host.partition("%")[0]
     with suppress(OSError):
         host = socket.inet_ntoa(socket.inet_aton(host))  # 127.1, 0x7f000001: also taken by libc
     try:

@@ -148,7 +148,7 @@ def test_who_is_shut_out_has_said_nothing() -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.9.9.9", "localhost", "[::1]", "0.0.0.0", "[::]", "169.254.169.254",
              "[fe80::1%lo]", "127.1", "0x7f000001", "2130706433", "0", "[::ffff:127.0.0.1]",
-             "b.localhost"],
+             "b.localhost", "LOCALHOST", "localhost."],
 )  # fmt: skip
 def test_nobody_is_led_to_its_own_machine(host: str) -> None:
     peer = Peer()
