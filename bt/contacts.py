@@ -134,6 +134,12 @@ class Contacts:
         except ConfigError as exc:
             self.tell(f"The roster stays as it was: {exc}")
             return
+        if (other := self._other_holder(found)) is not None:
+            self.tell(
+                f"The roster stays as it was: this peer's own key is {other}'s there. A peer "
+                "that is to have another name is started again, in a new folder."
+            )
+            return
         for line in rosters.differences(self.roster, found) or ["no change"]:
             self.tell(f"roster: {line}")
         if self.keys is not None and found.holder(self.keys.public) is None:
@@ -144,6 +150,8 @@ class Contacts:
         known = [*self.others, *found.members, self.name, *observers]
         for name in known:  # out first: a key may go from one to another
             transport.admit(name, before.get(name, set()) & after.get(name, set()))
+        for name in {*transport.peers} - found.members.keys():  # out, or an observer now
+            transport.dismiss(name)
         for name in known:
             transport.admit(name, after.get(name, set()))
         self._meet(found, transport)
@@ -151,6 +159,13 @@ class Contacts:
         could_not, self.roster = self.apart(), found
         if self.apart() not in (could_not, []):
             self.tell(rosters.cant_meet(self.name, self.apart()))
+
+    def _other_holder(self, found: Roster) -> str | None:
+        """Who has this peer's own key there, under another name."""
+        if self.keys is None:
+            return None
+        holder = found.holder(self.keys.public) or found.observer(self.keys.public)
+        return None if holder is None or holder.name == self.name else holder.name
 
     def _meet(self, found: Roster, transport: LiveTransport) -> None:
         """Those who are new in the roster, or have another address there."""
@@ -161,7 +176,7 @@ class Contacts:
                     transport.meet(name, where)
                 except TransportError as exc:
                     self.tell(f"{name} can't be met: {exc}")
-        self.others = {**self.others, **places}
+        self.others = places
 
 
 def _keys_by_name(roster: Roster) -> dict[str, set[str]]:

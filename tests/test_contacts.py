@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import pytest
 from bt import contacts, roster
 from bt.config import ConfigError
 from bt.contacts import Contacts
-from bt.roster import Member
+from bt.roster import Member, Observer
 from tests.transports.sockets import deliver, free_port, heard_before
 from transports.base import PeerGone
 from transports.keys import KeyPair
@@ -183,6 +184,42 @@ def test_a_key_is_changed_without_a_restart_of_the_others(
         assert joined["A"].contacts.samples_of["B"] == 7
         deliver(b, a, [b"still"])
         deliver(a, b, [b"still"])
+
+
+def test_who_is_an_observer_now_takes_no_part(joined: dict[str, Joined], sites: Sites) -> None:
+    a, b, c = (joined[name].transport for name in "ABC")
+    own, keys = sites.members["A"], sites.members["B"].keys
+    whole = roster.roster_of([own, sites.members["C"]], [Observer("B", keys)])
+    (sites.folder / "A.toml").write_text(whole.to_toml())
+    assert joined["A"].reread()[0] == "roster: B is out"
+    with pytest.raises(PeerGone):
+        a.send("B", [b"x"])
+    for _ in range(5):
+        b.send("A", [b"as if it was a peer"])
+    assert heard_before(b"end", a, c) == []
+    place, key = {"A": own.address}, {"A": own.keys}
+    pair = KeyPair.read(sites.folder / "B.key")
+    with closing(ZeroMQTransport("B", None, place, outside=True, keys=pair, peer_keys=key)) as out:
+        assert deliver(out, a, [b"a question"]).reply_to is not None
+    sites.write("A")
+    joined["A"].reread()
+    deliver(b, a, [b"a peer again"])
+    deliver(a, b, [b"a peer again"])
+
+
+@pytest.mark.parametrize("kind", ["peer", "observer"])
+def test_a_roster_with_this_peer_under_another_name_changes_nothing(
+    kind: str, joined: dict[str, Joined], sites: Sites
+) -> None:
+    others = [sites.members["B"], sites.members["C"]]
+    renamed = replace(sites.members["A"], name="D")
+    whole = roster.roster_of([renamed, *others])
+    if kind == "observer":
+        whole = roster.roster_of(others, [Observer("D", renamed.keys)])
+    (sites.folder / "A.toml").write_text(whole.to_toml())
+    (line,) = joined["A"].reread()
+    assert line.startswith("The roster stays as it was: this peer's own key is D's there.")
+    deliver(joined["B"].transport, joined["A"].transport, [b"as before"])
 
 
 def test_a_roster_that_is_none_changes_nothing(joined: dict[str, Joined], sites: Sites) -> None:
