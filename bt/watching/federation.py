@@ -16,6 +16,7 @@ from bt.versions import NEVER_TRAINED, Version
 from transports.reports import MILLION, Report
 
 _MOST_EVENTS = 4000
+_MOST_FITS = 4000  # of each peer
 NO_ANSWER = "no answer"
 PROBLEMS = ("reject", "gone", "limit")  # events that a person may want to look into
 
@@ -93,7 +94,7 @@ class Federation:
                 seen.silent, seen.rate_in, seen.rate_out = answer.reason, None, None
                 continue
             fresh += self._take_report(name, seen, answer, now)
-        self.events.extend(sorted(fresh))
+        self.events.extend(sorted(fresh, key=lambda event: event.at))
 
     def _take_report(self, name: str, seen: _Seen, report: Report, now: float) -> list[Event]:
         before = seen.report
@@ -107,6 +108,8 @@ class Federation:
         seen.last_event = max([seen.last_event, *(e.number for e in news)])
         for fit in report.fits:
             seen.fits[fit.made] = _unit(fit.loss_millionths), _unit(fit.dice_millionths)
+        for made in [*seen.fits][:-_MOST_FITS]:  # those it told of first
+            del seen.fits[made]
         seen.report, seen.at, seen.silent = report, now, None
         return [Event(now - e.ago_ms / 1000, name, e.event, e.peer, e.text) for e in news]
 

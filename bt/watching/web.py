@@ -116,7 +116,8 @@ def to_page(federation: Federation, source: Source, now: float) -> dict[str, Any
     found = to_json(federation, now, simulated=source.simulated)
     newest = federation.newest()
     del found["merged"]
-    found["late"] = {
+    # Null where it has not told: its name may be one that any object of JavaScript has.
+    found["late"] = dict.fromkeys(found["peers"]) | {
         name: [lag(newest[o], vector[o]) if o in vector else None for o in found["peers"]]
         for name, vector in federation.merged().items()
     }

@@ -49,6 +49,22 @@ def test_what_is_seen_of_peers_that_answer_and_of_one_that_does_not() -> None:
     assert federation.curve("a") == [(4, 0.5, 0.6), (5, 0.4, 0.7)]
 
 
+def test_events_of_one_moment_are_told_as_they_came() -> None:
+    merges = Happened(1, 5, "merge", "b", "v1"), Happened(2, 5, "merge", None, "v1")
+    federation = Federation()
+    federation.take({"a": replace(A, events=merges)}, 100.0)
+    assert [event.other for event in federation.events] == ["b", None]
+
+
+def test_of_who_tells_of_ever_more_updates_the_newest_are_kept() -> None:
+    federation = Federation()
+    for begin in range(0, 6400, 64):
+        fits = tuple(Fit(made, None, None) for made in range(begin, begin + 64))
+        federation.take({"a": replace(A, fits=fits)}, float(begin))
+    curve = federation.curve("a")
+    assert (len(curve), curve[-1][0]) == (4000, 6399)
+
+
 def test_a_peer_is_gone_if_most_of_the_others_say_so() -> None:
     federation = Federation()
     gone = Known(None, None, None, None, gone=True)

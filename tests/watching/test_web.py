@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ class Fixed:
 
     def __init__(self) -> None:
         self.looks = 0
+        self.answers: dict[str, Any] = {"a": A, "b": B, "c": NoAnswer(HOSTILE)}
 
     def look(self, now: float) -> dict[str, Any]:
         self.looks += 1
-        return {"a": A, "b": B, "c": NoAnswer(HOSTILE)}
+        return self.answers
 
     def close(self) -> None: ...
 
@@ -74,7 +76,7 @@ def test_it_serves_a_page_and_what_was_seen(dashboard: Dashboard, source: Fixed)
     path = f"/{dashboard.token}/state"
     wait_until(lambda: len(json.loads(get(dashboard, path)[2])["peers"]) == 3)
     found = json.loads(get(dashboard, path)[2])
-    assert found["late"] == {"a": [None, 2, 0], "b": [None, None, None]}
+    assert found["late"] == {"a": [None, 2, 0], "b": [None, None, None], "c": None}
     assert found["peers"]["c"]["no_answer"] == HOSTILE
     assert found["events"][-1]["event"] == "merge"
 
@@ -157,6 +159,23 @@ def test_in_a_real_browser(tmp_path: Path, peers: int) -> None:
     finally:
         browser.close()
         dashboard.close()
+
+
+@needs_browser
+def test_a_peer_may_have_a_name_that_objects_have(
+    tmp_path: Path, source: Fixed, dashboard: Dashboard
+) -> None:
+    """As one that has not told; a member can invent any in what it says it knows of others."""
+    known = {"constructor": A.others["b"], "toString": A.others["c"]}
+    source.answers["a"] = replace(A, others=known)
+    browser = Browser(tmp_path, 900, 700)
+    try:
+        browser.open(dashboard.url)
+        browser.until("state !== null && document.querySelectorAll('tbody tr').length > 0")
+        browser.until("document.getElementById('state').textContent === 'live'")
+        assert browser.log == []
+    finally:
+        browser.close()
 
 
 @needs_browser
