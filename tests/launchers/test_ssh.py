@@ -216,6 +216,18 @@ def test_nothing_but_what_was_asked_for_is_fetched(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["into", "wanted"]
 
 
+def test_a_file_of_holes_does_not_fill_the_disk(tmp_path: Path) -> None:
+    """Of the kind that GNU tar makes with --sparse: here one of 64 MiB, with nothing in it."""
+    entry = tarfile.TarInfo("wanted")
+    entry.type = tarfile.GNUTYPE_SPARSE
+    head = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    head[483:495] = b"\x80" + (1 << 26).to_bytes(11, "big")  # its size, were it whole
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    assert not ssh._unpacked(io.BytesIO(bytes(head) + bytes(1024)), {"wanted"}, tmp_path)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_results_that_arent_there_are_a_line(options: tuple[str, ...], tmp_path: Path) -> None:
     command = replace(waiting(tmp_path), keeps="/no/such/folder")
     with pytest.raises(LaunchError, match=r"no results of a from site-a: .*/no/such/folder"):
