@@ -111,6 +111,7 @@ class Hints:
     local: bool
     _said: dict[str, dict[str, Tcp]] = field(default_factory=dict)  # of each peer: by whom
     _tried_at: dict[str, float] = field(default_factory=dict)
+    _last: dict[str, str] = field(default_factory=dict)  # of each peer: whose word was taken
 
     def hear(self, told: Iterable[Contact], sender: str, known: Callable[[Contact], bool]) -> None:
         """Keep the last word of `sender` about each that is `known` by that key."""
@@ -124,19 +125,20 @@ class Hints:
     ) -> Tcp | Ipc | None:
         """Where to try `name` instead of at `current`, where it is not; None: go on there.
 
-        By turns at `home`, where the roster has it, and wherever it was said to be.
+        By turns at `home`, where the roster has it, and wherever it was said to be. The turns are
+        those of who says so, not of places: who says another one every time gets no more of them.
         """
-        said = self._said.get(name, {})
-        known = (home, said.get(name), *said.values())
-        places = [*dict.fromkeys(where for where in known if where is not None)]
-        if not places or places == [current]:
+        known = {"": home} | self._said.get(name, {})
+        others = sorted(who for who, where in known.items() if where not in (None, current))
+        if not others:
             return None
         if current is not None and now < self._tried_at.setdefault(name, now) + TRY_S:
             return None
         self._tried_at[name] = now
-        return (
-            places[(places.index(current) + 1) % len(places)] if current in places else places[0]
-        )
+        last = self._last.get(name, "")
+        who = next((other for other in others if other > last), others[0])
+        self._last[name] = who
+        return known[who]
 
     def settle(self, name: str) -> None:
         """It was reached."""
@@ -146,5 +148,6 @@ class Hints:
         """It is no peer: what it said, and what was said of it, does not count."""
         self._said.pop(name, None)
         self._tried_at.pop(name, None)
+        self._last.pop(name, None)
         for said in self._said.values():
             said.pop(name, None)

@@ -114,14 +114,16 @@ def test_addresses_are_tried_by_turns() -> None:
     assert peer.looks(12)[10:] == [HERE, HERE], "nobody says anything else any more"
 
 
-def test_a_liar_hides_nothing_however_often_it_lies() -> None:
+@pytest.mark.parametrize("liar", ["a", "z"])
+def test_a_liar_hides_nothing_however_often_it_lies(liar: str) -> None:
     """Not the address of the roster, nor what b says itself, nor what an honest peer says."""
     peer = Peer(HERE)
+    peer.hears(ELSEWHERE, sender=liar)  # first
     peer.hears(THERE, sender="b")
     peer.hears(ELSEWHERE, sender="honest")
     seen = []
     for number in range(12):
-        peer.hears(f"tcp://10.66.0.{number + 1}:7301", sender="liar")
+        peer.hears(f"tcp://10.66.0.{number + 1}:7301", sender=liar)
         seen.append(peer.turns(number * TRY_S))
     for some in (seen[:5], seen[-5:]):
         assert {HERE, THERE, ELSEWHERE} <= {*some}
