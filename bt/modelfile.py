@@ -77,8 +77,11 @@ def read_model(path: Path, *, checked: bool = False) -> tuple[FlatWeights, dict[
     except (SchemaError, UnsupportedTensor) as exc:
         raise BadModelFile(f"{path}: {exc}") from exc
     stated = description.pop(_CHECKSUM, None)
-    if (checked or stated is not None) and stated != _checksum(weights, description):
-        raise BadModelFile(f"{path} is damaged: its content does not have its checksum")
+    try:
+        if (checked or stated is not None) and stated != _checksum(weights, description):
+            raise BadModelFile(f"{path} is damaged: its content does not have its checksum")
+    except RecursionError as exc:  # what was just deep enough to be read
+        raise BadModelFile(f"{path}: its description is nested too deeply") from exc
     if not weights.is_finite():
         raise BadModelFile(f"{path} is damaged: a weight is NaN or infinite")
     return weights, description

@@ -73,3 +73,13 @@ def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, make: object, w
 def test_a_missing_file_is_called_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model file"):
         read_model(tmp_path / "nothing.safetensors")
+
+
+def test_a_description_of_any_depth_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Some are just deep enough to be read, and too deep to be summed up."""
+    for depth in range(500, 1000, 2):
+        deep = "[" * depth + "]" * depth
+        bt = '{"xxh3_128": "0", "deep": ' + deep + "}"
+        save_file({"w": torch.zeros(1)}, tmp_path / "m.safetensors", {"bt": bt})
+        with pytest.raises(BadModelFile):
+            read_model(tmp_path / "m.safetensors")
