@@ -11,6 +11,7 @@ no name has a quote, a backslash or an exclamation mark in it.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from launchers import lifeline
 from launchers.base import Command, LaunchError, Plan
@@ -32,6 +34,7 @@ LOST = 255  # exit code of ssh itself
 _HERE_EVERY_S = 10.0
 _PATIENCE_S = 60.0  # of a peer that hears nothing
 _FETCH_TIMEOUT_S = 300.0
+_MOST_HEADER_BYTES = 1 << 20
 
 
 class SshLauncher:
@@ -98,10 +101,24 @@ class SshLauncher:
             raise LaunchError(f"no results of {command.name} from {command.host}: {why}")
 
 
-def _unpacked(stream: object, names: set[str], into: Path) -> bool:
-    arrived = False
+class _Metered:
+    """A stream of which `left` bytes more may be read: tarfile keeps headers of any length."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.left: float = _MOST_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self.left -= size
+        if self.left < 0:
+            raise tarfile.ReadError("more than the header of a file")
+        return self._stream.read(size)
+
+
+def _unpacked(stream: IO[bytes], names: set[str], into: Path) -> bool:
+    arrived, metered = False, _Metered(stream)
     try:
-        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=metered, mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:
                 # A few bytes of a sparse file can be any number on the disk.
                 whole = member.isreg() and not member.issparse()
@@ -111,8 +128,10 @@ def _unpacked(stream: object, names: set[str], into: Path) -> bool:
                 names.discard(member.name)
                 partial = into / f".{member.name}.partial"
                 with partial.open("wb") as file:
+                    metered.left = math.inf
                     while piece := content.read(1 << 20):
                         file.write(piece)
+                    metered.left = _MOST_HEADER_BYTES
                 partial.replace(into / member.name)
                 arrived = True
     except tarfile.TarError:

@@ -228,6 +228,14 @@ def test_a_file_of_holes_does_not_fill_the_disk(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_header_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("wanted")
+    entry.type, entry.size = tarfile.XHDTYPE, 1 << 24  # names and such, by what it says
+    packed = io.BytesIO(entry.tobuf(tarfile.USTAR_FORMAT) + bytes(entry.size))
+    assert not ssh._unpacked(packed, {"wanted"}, tmp_path)
+    assert packed.tell() < 1 << 21, "it hung up"
+
+
 def test_results_that_arent_there_are_a_line(options: tuple[str, ...], tmp_path: Path) -> None:
     command = replace(waiting(tmp_path), keeps="/no/such/folder")
     with pytest.raises(LaunchError, match=r"no results of a from site-a: .*/no/such/folder"):
