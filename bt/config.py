@@ -199,6 +199,8 @@ def read(path: Path, config: Config | None = None) -> Config:
         raise ConfigError(f"can't read {path}: {exc.strerror}") from exc
     except (ConfigError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+    except RecursionError as exc:  # of a setting that is to be shown
+        raise ConfigError(f"{path}: its tables are nested too deeply") from exc
 
 
 def parse(text: str, config: Config | None = None) -> Config:

@@ -53,6 +53,8 @@ def read(path: Path) -> tuple[Site, Config]:
         config = configs.take(content, base)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+    except RecursionError as exc:  # of a setting that is to be shown
+        raise ConfigError(f"{path}: its tables are nested too deeply") from exc
     if config.data.path is not None:
         config = configs.change(config, {"path": _from(path.parent, config.data.path)})
     return site, config

@@ -129,6 +129,8 @@ def read(path: Path) -> Description:
         return parsed(content.decode(), path.stem)
     except (ConfigError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+    except RecursionError as exc:  # of a setting that is to be shown
+        raise ConfigError(f"{path}: its tables are nested too deeply") from exc
 
 
 def parsed(text: str, name: str) -> Description:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bt import config, site
 from bt.config import ConfigError
 from bt.launch.hosts import EXAMPLE, parsed, read
 from bt.launch.peers import commands, transport_of
@@ -120,3 +122,16 @@ def test_peers_that_cant_meet_are_a_line(text: str, via: str, says: str) -> None
     with pytest.raises(ConfigError) as refused:
         commands(parsed(text, "x"), via, Path("runs/x"), Path("/tmp/s"))
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("reads", "begins"), [(read, ""), (config.read, ""), (site.read, "[site]\nout = 'x'\n")]
+)
+def test_tables_of_any_depth_are_refused_in_one_line(
+    reads: Any, begins: str, tmp_path: Path
+) -> None:
+    """Of a config.toml, too, which may have come from another host."""
+    file = tmp_path / "x.toml"
+    file.write_text(f"{begins}[federation]\nrounds." + "x." * 3000 + "y = 1\n")
+    with pytest.raises(ConfigError, match="its tables are nested too deeply"):
+        reads(file)
