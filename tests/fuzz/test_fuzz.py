@@ -125,6 +125,7 @@ def test_memory_is_bounded_for_real() -> None:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed")
 def test_fuzzing_led_by_coverage_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.fuzzing.guided", "--seconds", "2", "--json"]
