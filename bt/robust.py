@@ -137,7 +137,8 @@ class ClippedMean(_AtOnce):
     Every tensor W_j of another is taken as its difference from one's own W, shortened to length r
     if it is longer: W + sum_j (a_j / a) min(1, r / |W_j - W|) (W_j - W). So a model pulls no
     further than its share of r, whatever is in it. By tensor, since batch-norm statistics differ
-    by other lengths than convolutions do.
+    by other lengths than convolutions do; and of vectors by value, since a variance may be far
+    smaller than what others beside it change by, and must not become negative.
 
     r is the median of the lengths of this round's differences and of one's own way since the last
     merge: all of them are estimates of how far apart models are here and now, so nothing has to be
@@ -162,6 +163,10 @@ class ClippedMean(_AtOnce):
                 continue
             tensor = _Block(DTYPES[spec.dtype], *own.schema.offsets[spec.name])
             blocks = [*tensor.cut(len(self._models) + 1)]
+            if len(spec.shape) < 2:
+                for block in blocks:
+                    self._merge_values(block, shares, own, spool, merged)
+                continue
             squares = torch.zeros(len(self._models), dtype=torch.float64)
             way = 0.0  # one's own, squared
             for block in blocks:
@@ -181,6 +186,23 @@ class ClippedMean(_AtOnce):
                 block.of(merged).copy_(centre + pull)
         spool.write(0, 0, merged.body())
         self._merged_before = True
+
+    def _merge_values(
+        self, block: _Block, shares: Tensor, own: FlatWeights, spool: Spool, merged: FlatWeights
+    ) -> None:
+        """Each value as a tensor of its own."""
+        mine, theirs = self._values(block, own, spool)
+        centre = self._centre(mine, theirs)
+        ways = theirs - centre
+        votes = [*ways.abs()]
+        if self._own_samples:
+            before = spool.read(0, block.begin, block.end).view(block.dtype)
+            votes.append(
+                (centre - before).abs() if self._merged_before else torch.zeros_like(mine)
+            )
+        radius = torch.stack(votes).sort(dim=0).values[(len(votes) - 1) // 2]
+        pull = shares.to(ways.dtype) @ ways.clamp(-radius, radius)
+        block.of(merged).copy_(centre + pull)
 
     def _centre(self, own: Tensor, theirs: Tensor) -> Tensor:
         if self._own_samples:

@@ -25,7 +25,7 @@ from bt.weights import FlatWeights
 Model = dict[str, NDArray[np.float64]]
 NAMES = ("clipped", "median", "trimmed")
 COUNTS = (1, 2, 9)  # of peers merged
-SHAPES = {"conv": (GRAIN // 4 + 40,), "bias": (7,), "empty": (0,), "scale": ()}
+SHAPES = {"conv": (GRAIN // 4 + 40, 1), "bias": (7,), "empty": (0,), "scale": ()}
 
 
 def cast(seed: int, scale: float = 1.0) -> Model:
@@ -92,12 +92,19 @@ def _by_numpy(
         dropped = min(int(np.ceil(len(every) / 5)), (len(every) - 1) // 2)
         return np.asarray(np.sort(every, axis=0)[dropped : len(every) - dropped].mean(axis=0))
     centre = own if samples else np.median(others, axis=0)
+    shares = [count / (sum(counts) + samples) for count in counts]
+    if own.ndim < 2:
+        ways = others - centre
+        rows = [*np.abs(ways)] + [np.abs(np.zeros_like(own) if way is None else way)] * bool(
+            samples
+        )
+        most = np.sort(np.array(rows), axis=0)[(len(rows) - 1) // 2]
+        return np.asarray(centre + np.tensordot(shares, np.clip(ways, -most, most), 1))
     lengths = [float(np.sqrt(np.sum((other - centre) ** 2))) for other in others]
     mine = [0.0 if way is None else float(np.sqrt(np.sum(way**2)))] if samples else []
     radius = sorted(lengths + mine)[(len(lengths + mine) - 1) // 2]
     merged = np.array(centre)
-    for other, count, length in zip(others, counts, lengths, strict=True):
-        share = count / (sum(counts) + samples)
+    for other, share, length in zip(others, shares, lengths, strict=True):
         merged += share * min(1.0, radius / length if length else 1.0) * (other - centre)
     return merged
 
@@ -225,7 +232,7 @@ def test_a_clipped_liar_pulls_no_further_than_its_share_of_an_honest_way(
     start = chance.normal(size=60)
 
     def model(values: NDArray[np.float64]) -> FlatWeights:
-        return FlatWeights.of({"w": torch.from_numpy(values).float()})
+        return FlatWeights.of({"w": torch.from_numpy(values[:, None]).float()})
 
     ways = chance.normal(size=(others + 1, 60)) / 10
     rule = ClippedMean()
@@ -243,7 +250,24 @@ def test_a_clipped_liar_pulls_no_further_than_its_share_of_an_honest_way(
 
 
 def exact_w(weights: FlatWeights) -> NDArray[np.float64]:
-    return weights.tensors()["w"].double().numpy()
+    return weights.tensors()["w"].double().numpy().ravel()
+
+
+def test_a_liars_noise_makes_no_variance_negative() -> None:
+    """Those of batch norm may be far smaller than what others in the tensor change by."""
+    chance = np.random.default_rng(0)
+    start = np.geomspace(1e-4, 10, 60)
+    rule = rule_named("clipped")
+
+    def model(values: NDArray[np.float64]) -> FlatWeights:
+        return FlatWeights.of({"variance": torch.from_numpy(values)})
+
+    merge(rule(), model(start), 1, [model(start)], [1])
+    own, *honest = [model(start * chance.uniform(0.8, 1.2, 60)) for _ in range(4)]
+    liar = model(100 * chance.normal(size=60))
+    merged = merge(rule(), own, 1, [liar, *honest], [1] * 4).tensors()["variance"].numpy()
+    assert (merged > 0.5 * start).all()
+    assert (merged < 2 * start).all()
 
 
 # Memory and disk --------------------------------------------------------------------------------
