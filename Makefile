@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 FUZZ_SECONDS ?= 60
+# Many tests wait for deadlines more than they compute: three at a time suit two processors.
+PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 
 .PHONY: train test slow soak lint bench docs build clean
@@ -15,7 +17,7 @@ train: $(READY)
 
 test: $(READY)
 	@echo "== All tests, with real processes, sockets and mpirun"
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 slow: $(READY)
 	@echo "== The tests that take a big part of a minute each"

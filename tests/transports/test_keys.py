@@ -16,6 +16,11 @@ from transports.keys import BadKey, KeyPair, valid_key
 PAIR = KeyPair.new()
 
 
+def kind(value: object) -> str:
+    """What a test is named by: keys differ each time, and tests in parallel need equal names."""
+    return type(value).__name__
+
+
 def low_order(number: int) -> str:
     return z85.encode(number.to_bytes(32, "little")).decode()
 
@@ -33,6 +38,7 @@ def test_a_new_pair_is_valid_and_nobody_elses():
      "é" * 40, "#" * 40, PAIR.public.encode(), None, 40,
      "0" * 40, low_order(1), low_order(2**255 - 20), low_order(2**255 - 19), low_order(2**255),
      low_order(325606250916557431795983626356110631294008115727848805560023387167927233504)],
+    ids=kind,
 )  # fmt: skip
 def test_what_is_no_key(key):
     assert not valid_key(key)
@@ -47,6 +53,7 @@ def test_what_is_no_key(key):
         ("0" * 40, PAIR.secret),
         (PAIR.secret, PAIR.public),
     ],
+    ids=kind,
 )
 def test_what_is_no_pair(public, secret):
     with pytest.raises(BadKey, match="no pair") as caught:
@@ -108,6 +115,7 @@ def test_a_file_others_can_get_at_is_refused(tmp_path, mode):
         f'public = "{PAIR.public}"\nsecret = "{KeyPair.new().secret}"\n'.encode(),
         f'public = "{PAIR.public}"\nsecret = "{PAIR.secret}"\nmore = 1\n'.encode(),
     ],
+    ids=kind,
 )
 def test_what_is_no_key_file(tmp_path, text):
     path = tmp_path / "a.key"

@@ -340,6 +340,7 @@ B, C = KeyPair.new(), KeyPair.new()
         ("b", [B.public, C.public], "(b and c|c and b) have the same key"),
         ("b", None, "b has the same key as this peer"),
     ],
+    ids=["none", "a text", "zeros", "of another", "one's own"],
 )
 def test_keys_that_can_not_be(join, keys, name, theirs, line):
     theirs = [keys["a"].public] if theirs is None else theirs
