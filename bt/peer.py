@@ -187,9 +187,10 @@ def following(console: Console, folders: dict[str, Path], rounds: int) -> Iterat
         yield
         return
     ended = threading.Event()
+    progress = Progress(console, folders, rounds)  # now: it passes over what is there already
 
     def follow() -> None:
-        with Progress(console, folders, rounds) as progress:
+        with progress:
             while not ended.wait(_FOLLOW_S):
                 progress.update()
 
