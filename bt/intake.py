@@ -57,10 +57,10 @@ class Bases:
         self._kept: dict[str, tuple[str, FlatWeights]] = {}
         self._last: dict[str, _Last] = {}
 
-    def last_began(self, peer: str) -> bytes | None:
-        """How the last model of `peer` began."""
-        last = self._last.get(peer)
-        return None if last is None else last.begins
+    def may_be_again(self, of: messages.Version, begins: bytes) -> bool:
+        """Whether this may be the last model of its peer under a new number."""
+        last = self._last.get(of.sender)
+        return last is not None and last.begins == begins and of.version[1] > last.version[1]
 
     def remember(self, of: messages.Version, begins: bytes, body: str | None) -> None:
         """Note what came. Raises Refused if it has a new number and is the last one again.
@@ -72,6 +72,8 @@ class Bases:
         if last is not None and body is not None and last.body == body and count > last.version[1]:
             before, now = Version(*last.version), Version(*of.version)
             raise Refused(f"sends the weights of its version {before} again as version {now}")
+        if body is None and last is not None and last.begins == begins:
+            body = last.body  # the same version, asked for again
         self._last[of.sender] = _Last(of.version, begins, body)
 
     def of(self, peer: str, digest: str) -> FlatWeights | None:
@@ -143,7 +145,7 @@ class Intake:
                 raise Refused(str(exc)) from exc
             data = data[self._header :]
             incoming.begins = xxhash.xxh3_128_digest(data[:GRAIN])
-            if incoming.begins == self._bases.last_began(merge.weights.sender):
+            if self._bases.may_be_again(merge.announced, incoming.begins):
                 incoming.body = xxhash.xxh3_128()
             incoming.copy = FlatWeights.empty(self._schema) if merge.keep else None
         begin = max(merge.weights.offset - self._header, 0)

@@ -113,7 +113,8 @@ def _read(path: Path) -> Stored:
         raise
     # Any: nibabel lets through what the decompressors and parsers of all its formats raise.
     except Exception as exc:
-        reason = " ".join(str(exc).split())[:120] or type(exc).__name__
+        reason = str(exc).replace(str(path), path.name)
+        reason = " ".join(reason.split())[:120] or type(exc).__name__
         reason = reason if reason.isprintable() else ascii(reason)  # the file's own words
         reason = TOO_LARGE if isinstance(exc, MemoryError) else reason
         raise ScanError(f"{path}: unreadable: {reason}") from exc
