@@ -40,8 +40,8 @@ LONGEST_LINE = 400
 LONGEST_S = 1.0  # of processor time
 MOST_BYTES = 64 * LIMITS.max_header_bytes  # JSON as Python objects, beside the message itself
 _PART = 50_000  # decodes that a process does at once
-_MEASURE_MEMORY = 500  # of every so many one
-_ROOM = 1 << 28  # bytes of address space beyond what there is
+_EVERY, _TRACED = 500, 100  # of so many one after the other, the memory of the first so many
+_ROOM = 1 << 25  # bytes of address space beyond what there is: the bound of every decode
 _MOST_ESCAPES = 20
 
 
@@ -54,7 +54,7 @@ class Tally:
     refused_by: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)  # accepted
     slowest_s: float = 0.0  # waiting for the processor included
-    most_bytes: int = 0  # allocated by one decode, of those measured
+    most_bytes: int = 0  # allocated by one decode, of those traced
     escapes: list[dict[str, str]] = field(default_factory=list)
 
     def join(self, other: Tally) -> None:
@@ -88,18 +88,20 @@ def run_part(seed: int, count: int) -> Tally:
     tally = Tally()
     clock = time.perf_counter  # the processor's own costs more than a decode
     for number, frames in zip(range(count), forged(seed), strict=False):
-        measured = number % _MEASURE_MEMORY == 0
-        if measured:
-            tracemalloc.start()
+        traced = number % _EVERY < _TRACED
+        if traced != tracemalloc.is_tracing():
+            (tracemalloc.start if traced else tracemalloc.stop)()
+        if traced:
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
         began = clock()
         said, trouble = _decoded(frames, tally)
         seconds = clock() - began
-        if measured:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            tally.most_bytes = max(tally.most_bytes, peak)
-            if peak > MOST_BYTES + sum(map(len, frames)):
-                trouble = f"took {peak} bytes"
+        if traced:
+            took = tracemalloc.get_traced_memory()[1] - before
+            tally.most_bytes = max(tally.most_bytes, took)
+            if took > MOST_BYTES + sum(map(len, frames)):
+                trouble = f"took {took} bytes"
         tally.slowest_s = max(tally.slowest_s, seconds)
         if seconds > LONGEST_S and (again_s := _processor_s(frames)) > LONGEST_S:
             trouble = f"took {again_s:.1f} s"
@@ -109,6 +111,7 @@ def run_part(seed: int, count: int) -> Tally:
             shown = " ".join(bytes(frame).hex() for frame in frames)
             place = f"seed {seed}, number {number}"
             tally.escapes.append({"what": trouble, "where": place, "frames": shown[:4000]})
+    tracemalloc.stop()
     tally.decodes = count
     return tally
 
@@ -168,7 +171,9 @@ def run(decodes: int, seed: int, jobs: int, progress: Callable[[Tally], None]) -
 def _parts(decodes: int, seed: int, jobs: int) -> Iterator[Tally]:
     sizes = [min(_PART, decodes - begin) for begin in range(0, decodes, _PART)]
     seeds = [seed * 1_000_003 + number for number in range(len(sizes))]
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _bound_memory) as pool:
+    # A new process for each part: tracing memory leaves some behind, and the bound is tight.
+    apart = get_context("spawn")
+    with ProcessPoolExecutor(jobs, apart, _bound_memory, max_tasks_per_child=1) as pool:
         for done in as_completed(map(lambda *a: pool.submit(run_part, *a), seeds, sizes)):
             yield done.result()
 
