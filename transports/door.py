@@ -20,10 +20,10 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from transports.hoard import Hoard
-from transports.sockets import WAITING
+from transports.sockets import DESCRIPTORS, WAITING
 
 HANDSHAKE_MS = 10_000  # a connection that has not proved its key by then is closed
-_MOST_OPEN = 2048  # file descriptors of this process, if half of its limit is not less
+_MOST_OPEN = 2048  # file descriptors beside those, if half of this process's limit is not less
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _DROP_ALL = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0
 
@@ -40,6 +40,7 @@ class Door:
             resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
             soft = want
         self.most = _MOST_OPEN if soft < 0 else min(_MOST_OPEN, soft // 2)
+        self._spare = max(0, soft - 2 * self.most) if soft >= 0 else 1 << 30  # that peers may have
         self.shut = False
         self._listening: list[socket.socket] = []
 
@@ -55,15 +56,17 @@ class Door:
             finally:
                 made.disable_monitor()
 
-    def look(self) -> None:
+    def look(self, peers: int) -> None:
         """Shut or open, as it is crowded or not: descriptors are numbered from the lowest free.
 
-        Also looks at what they hoard.
+        That many peers are no crowd. Also looks at what they hoard.
         """
         self.hoard.look({listening.getsockname()[1] for listening in self._listening})
         try:
             with open(os.devnull, "rb", buffering=0) as next_one:
-                crowded = next_one.fileno() >= (self.most // 2 if self.shut else self.most)
+                expected = min(DESCRIPTORS * peers, self._spare)
+                crowd = next_one.fileno() - expected
+                crowded = crowd >= (self.most // 2 if self.shut else self.most)
         except OSError:
             crowded = True  # there is none left
         if crowded == self.shut:

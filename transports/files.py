@@ -6,6 +6,7 @@ must not lead a peer to files outside it. What is read is bounded, and a regular
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -92,7 +93,7 @@ def regular(name: str, inside: int) -> Iterator[int]:
     found = os.open(name, _READ, dir_fd=inside)
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise OSError(f"{name} is no regular file")
+            raise OSError(errno.EINVAL, f"{name} is no regular file")
         yield found
     finally:
         os.close(found)
@@ -102,7 +103,7 @@ def read(name: str, inside: int, most: int) -> bytes:
     """All of a regular file of at most so many bytes. Raises OSError."""
     with regular(name, inside) as found:
         if (size := os.fstat(found).st_size) > most:
-            raise OSError(f"{name} has {size} bytes")
+            raise OSError(errno.EFBIG, f"{name} has {size} bytes")
         return read_range(found, 0, size)
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import zmq
 
+from transports.base import TransportError
+
+DESCRIPTORS = 10  # of a peer: two sockets and their monitors, and a connection each way of both
+MOST_SOCKETS = 1 << 15  # six for a peer; libzmq's default is 1023
 WAITING = 32  # messages per connection; the rest waits at the sender
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context with room for the sockets of thousands of peers."""
+    context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, MOST_SOCKETS)
+    return context
 
 
 def new_socket(
@@ -24,3 +37,17 @@ def new_socket(
     new.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
     new.setsockopt(zmq.TCP_MAXRT, 60_000)  # ms, for what is on its way
     return new
+
+
+def watched(
+    make: Callable[[], zmq.Socket[bytes]], events: int
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """What `make` returns, and its monitor. Raises TransportError if this process has too many."""
+    try:
+        made = make()
+        return made, made.get_monitor_socket(events)
+    except zmq.ZMQError as exc:
+        raise TransportError(
+            f"no more sockets ({exc.strerror}): each peer takes {DESCRIPTORS} file descriptors, "
+            "see ulimit -n"
+        ) from exc

@@ -30,7 +30,7 @@ from transports.endpoints import Ipc, Tcp, parse
 from transports.keys import KeyPair
 from transports.links import EVENTS, Link
 from transports.malloc import keep_freed_memory
-from transports.sockets import new_socket
+from transports.sockets import new_context, new_socket, watched
 
 _MESSAGE, _HELLO, CONTACTS = b"m", b"h", b"c"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
@@ -89,7 +89,7 @@ class ZeroMQTransport:
         }
         own = None if listen is None else parse(listen)
         keep_freed_memory()
-        self._context = zmq.Context()
+        self._context = new_context()
         self._closed = False
         self._links: dict[zmq.Socket[bytes], Link] = {}  # by monitor
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
@@ -171,8 +171,7 @@ class ZeroMQTransport:
             self._disconnect(have[key])
         if name in self._addresses:
             for key in sorted(valid - have.keys()):
-                dealer = self._socket(zmq.DEALER)
-                monitor = dealer.get_monitor_socket(EVENTS)
+                dealer, monitor = watched(lambda: self._socket(zmq.DEALER), EVENTS)
                 self._senders[dealer] = peer = Origin(name, key)
                 self._links[monitor] = link = Link(peer, dealer, monitor, self._door.hoard.called)
                 self._ways[name].insert(0, link)
@@ -320,10 +319,10 @@ class ZeroMQTransport:
     def _look_after_links(self) -> None:
         """Greet who is new, and connect where libzmq gave up: refused, or answered with noise.
 
-        Announcements are subscribed to here, not with every hello: each takes sockets, and libzmq
-        has 1023 of them.
+        Announcements are subscribed to here, not with every hello: each takes sockets, and there
+        is an end to them.
         """
-        self._door.look()
+        self._door.look(len(self.peers))
         for name in [*self._publishes]:
             with suppress(zmq.ZMQError, TransportError):  # it is only a hint
                 self._subscribe(*self._publishes.pop(name))

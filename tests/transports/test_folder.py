@@ -138,6 +138,17 @@ def test_a_name_may_be_another_machines(
     assert time.monotonic() - began < 0.9, "that was long ago"
 
 
+@pytest.mark.parametrize("kind", ["folder", "large"])
+def test_a_place_that_is_none_is_told_in_one_line(shared: Path, kind: str) -> None:
+    """Whatever lies there in place of the file that says who has it."""
+    alive = shared / "a" / "alive"
+    alive.parent.mkdir()
+    alive.mkdir() if kind == "folder" else alive.write_bytes(bytes(2000))
+    with pytest.raises(TransportError, match=r"can't take part in .* as a: alive ") as caught:
+        FolderTransport("a", shared)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_name_that_somebody_else_took_is_noticed(join_folder: JoinFolder, shared: Path) -> None:
     a = join_folder("a")
     (shared / "a" / "alive").write_text("1" * 32 + " on elsewhere, process 7\n")

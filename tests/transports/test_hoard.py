@@ -49,7 +49,7 @@ def test_honest_traffic_is_no_hoard(join):
         deliver(b, a, frames)
         for one in (a, b):
             one._door.hoard._look_at = 0.0
-            one._door.look()
+            one._door.look(2)
     hoard = a._door.hoard
     assert any(known.taken > 5 << 20 for known in hoard._connections.values())
     assert not hoard._told
@@ -60,7 +60,7 @@ def test_other_connections_of_this_process_are_left_alone(join, addresses):
     with closing(zmtp_null(addresses["a"], b"c")) as raw:
         deliver(b, a, [b"here"])
         a._door.hoard._look_at = 0.0
-        a._door.look()
+        a._door.look(2)
         known = a._door.hoard._connections
         assert known
         assert raw.fileno() not in known

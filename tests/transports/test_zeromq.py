@@ -23,6 +23,7 @@ from tests.transports.sockets import (
     free_port,
     until_gone,
 )
+from transports import sockets
 from transports.base import PeerGone, TransportError
 from transports.testing import CHECKS, check_group
 from transports.zeromq import ZeroMQTransport
@@ -286,6 +287,27 @@ def test_an_address_in_use_is_said_in_one_line(join, addresses):
         join("a")
     assert "\n" not in str(caught.value)
     assert addresses["a"] in str(caught.value)
+
+
+def test_hundreds_of_peers_find_room_and_are_no_crowd():
+    """libzmq has 1023 sockets unless it is told, and every peer takes six."""
+    peers = {f"p{n}": f"tcp://127.0.0.1:{1 + n}" for n in range(400)}  # nobody is there
+    with closing(ZeroMQTransport("a", "tcp://127.0.0.1:*", peers)) as a:
+        assert len(os.listdir("/proc/self/fd")) > 1200
+        assert a.recv(0) is None
+        a._door.most = 400  # far fewer than there are
+        a._door.look(len(a.peers))
+        assert not a._door.shut
+        a._door.look(0)
+        assert a._door.shut
+
+
+def test_too_few_descriptors_for_all_peers_are_one_line(monkeypatch):
+    monkeypatch.setattr(sockets, "MOST_SOCKETS", 40)
+    peers = {f"p{n}": f"tcp://127.0.0.1:{1 + n}" for n in range(40)}
+    with pytest.raises(TransportError, match=r"no more sockets \(Too many") as caught:
+        ZeroMQTransport("a", "tcp://127.0.0.1:*", peers)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
