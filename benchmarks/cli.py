@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -119,11 +119,15 @@ def chaos(
     data: Scans = HIPPOCAMPUS,
     seeds: Annotated[int, typer.Option(min=1, help="Of the runs whose Dice is compared.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="Each fault once, and no Dice.")] = False,
+    only: Annotated[
+        Literal["faults", "dice"] | None, typer.Option(help="One of its halves.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Kill, stop and cut off real peers: what it costs the others, and the Dice in the end."""
-    into = None if quick else RESULTS
-    _finish(bench(["chaos"], quick=quick, as_json=as_json, into=into, data=data, seeds=seeds))
+    into = None if quick or only else RESULTS
+    options = {"data": data, "seeds": seeds, "only": only or ""}
+    _finish(bench(["chaos"], quick=quick, as_json=as_json, into=into, **options))
 
 
 @app.command()

@@ -107,6 +107,15 @@ class Site:
             self.signal(signal.SIGCONT)  # it had just got done
         raise Failed(f"{self.name} was not caught saving: {self.said()[-300:]}")
 
+    def kill_while_sending(self) -> None:
+        """kill -9 as soon as somebody has asked it for its model. Raises Failed."""
+        before = len(self._asked())
+        wait_for(lambda: len(self._asked()) > before, f"somebody asks {self.name} for its model")
+        self.kill()
+
+    def _asked(self) -> list[dict[str, Any]]:
+        return [event for event in self.events("pull") if "from" in event]
+
     def _saves(self) -> bool:
         return any(name.endswith(".partial") for name in os.listdir(self.folder))
 

@@ -69,6 +69,8 @@ def tell(federation: Federation, kills_each: int, stand_still_s: float) -> Story
         if number % 3 == 0:
             site.kill_while_saving()
             half_written += len([*site.folder.glob("*.partial")])
+        elif number % 3 == 2:
+            site.kill_while_sending()
         else:
             federation.wait_for_updates(3, name)
             time.sleep(chance.random())
