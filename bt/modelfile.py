@@ -17,7 +17,7 @@ import xxhash
 from bt.files import DISK, Disk, write_atomic
 from bt.weights import FlatWeights, UnsupportedTensor
 from transports import header
-from transports.schema import SchemaError
+from transports.schema import SchemaError, shown
 
 _KEY = "bt"  # one metadata key with sorted JSON, as on the wire
 _CHECKSUM = "xxh3_128"  # in that JSON
@@ -67,7 +67,8 @@ def read_model(path: Path, *, checked: bool = False) -> tuple[FlatWeights, dict[
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         description = json.loads(metadata[_KEY])
     except (safetensors.SafetensorError, OSError) as exc:
-        raise BadModelFile(f"{path} is not a readable safetensors file: {exc}") from exc
+        why = shown(str(exc))  # it may quote the file
+        raise BadModelFile(f"{path} is not a readable safetensors file: {why}") from exc
     except (KeyError, ValueError, RecursionError) as exc:
         raise BadModelFile(f"{path} was not written by BrainTorrent: no description") from exc
     if not isinstance(description, dict):
