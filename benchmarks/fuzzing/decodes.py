@@ -40,7 +40,7 @@ LONGEST_LINE = 400
 LONGEST_S = 1.0  # of processor time
 MOST_BYTES = 64 * LIMITS.max_header_bytes  # JSON as Python objects, beside the message itself
 _PART = 50_000  # decodes that a process does at once
-_EVERY, _TRACED = 500, 100  # of so many one after the other, the memory of the first so many
+_EVERY, _TRACED = 500, 25  # of so many one after the other, the memory of the first so many
 _ROOM = 1 << 25  # bytes of address space beyond what there is: the bound of every decode
 _MOST_ESCAPES = 20
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 
 import bt
 import transports
+from benchmarks.peers import Federation, wait_for
 from tests.test_runner import FakeTrainer, Peers, result
 
-YEAR_S = 3.2e7
+YEAR_S = 365 * 86_400
 # When something happened, and whether the clock is set: nothing waits for it, nothing stops.
 TOLD_TO_PEOPLE = {"eventlog.py", "console.py", "preflight.py"}
 
@@ -38,6 +40,44 @@ def test_a_federation_does_not_notice_jumps_of_the_wall_clock(
         assert len({event["time"] for event in federation.events("a", "fit")}) > 1
     finally:
         federation.close()
+
+
+@pytest.mark.soak
+@pytest.mark.processes
+def test_a_real_peer_whose_system_clock_jumps(
+    federate: Callable[..., Federation], tmp_path: Path
+) -> None:
+    """A's libc tells it another time of day, libzmq and torch included; B's tells the true one."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        pytest.skip("no libfaketime here: apt-get install faketime")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    federation = federate("A", "B", rounds=100_000, more=("--ping-timeout", "2"))
+    a, b = federation["A"], federation["B"]
+    setting = (f"LD_PRELOAD={library}", f"FAKETIME_TIMESTAMP_FILE={clock}", "FAKETIME_NO_CACHE=1")
+    a.prefix = ("env", *setting, "FAKETIME_DONT_FAKE_MONOTONIC=1")
+    federation.start()
+    wait_for(lambda: a.events("merge") and b.events("merge"), "they merge each other")
+    for years in (-9, 30, 0):
+        gone = len(a.events("gone")), len(b.events("gone"))
+        (tmp_path / "new").write_text(f"{years:+d}y")
+        (tmp_path / "new").rename(clock)
+        jumped = time.time() + years * YEAR_S
+        wait_for(
+            lambda jumped=jumped: abs(a.events()[-1]["time"] - jumped) < 3600,
+            f"A's clock is {years} years off",
+        )
+        merged = len(a.events("merge")), len(b.events("merge"))
+        wait_for(
+            lambda merged=merged: (
+                len(a.events("merge")) > merged[0] + 2 and len(b.events("merge")) > merged[1] + 2
+            ),
+            "they go on merging each other",
+        )
+        assert (len(a.events("gone")), len(b.events("gone"))) == gone, "nobody was lost"
+    assert a.code is b.code is None
+    assert a.events("reject") == b.events("reject") == []
 
 
 def test_only_what_is_told_to_people_looks_at_the_wall_clock() -> None:

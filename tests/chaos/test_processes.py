@@ -67,10 +67,10 @@ def tell(federation: Federation, kills_each: int, stand_still_s: float) -> Story
         site = federation[name]
         wait_until_up(site)
         if number % 3 == 0:
+            site.kill_while_sending()  # the first: later ones wait until others are up to ask
+        elif number % 3 == 2:
             site.kill_while_saving()
             half_written += len([*site.folder.glob("*.partial")])
-        elif number % 3 == 2:
-            site.kill_while_sending()
         else:
             federation.wait_for_updates(3, name)
             time.sleep(chance.random())
