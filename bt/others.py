@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from bt.transfer import Link
 from bt.trust import Aside, Trust
@@ -60,6 +61,12 @@ class Other:
             told, known = Version(*answer.version), Version(*self.known.version)
             return f"still says that it is at version {told}, and was at {known} before"
         return ""
+
+
+@lru_cache(maxsize=256)  # who asks again is told the same
+def knowing(told: messages.Version, seen: Version) -> messages.Version:
+    """What a peer tells one of which it knows the version `seen`."""
+    return replace(told, seen=seen)
 
 
 class Others(dict[str, Other]):

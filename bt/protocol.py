@@ -23,7 +23,7 @@ from bt import events
 from bt.events import Event, Instruction
 from bt.fanout import Fanout
 from bt.incarnation import Losses
-from bt.others import LEFT, Other, Others, Timing
+from bt.others import LEFT, Other, Others, Timing, knowing
 from bt.pulls import Pulls
 from bt.schedule import Async, Schedule
 from bt.transfer import Gone, Link, Misfit
@@ -136,7 +136,7 @@ class Peer:
         """Version, and the newest of `to`'s that is known: a peer that lost its disk learns it."""
         heard = Version(*known.version) if (known := self._others[to].known) else NEVER_TRAINED
         seen, told = max(heard, self.vector.get(to, heard)), self.announcement()
-        return told if seen == NEVER_TRAINED else replace(told, seen=seen)
+        return told if seen == NEVER_TRAINED else knowing(told, seen)
 
     # The only mutator -------------------------------------------------------------------------
     def handle(self, event: Event, now: float) -> list[Instruction]:

@@ -21,6 +21,7 @@ from transports.reports import Aside, Fit, Happened, Known, Report
 
 _FRESH_S = 0.25  # so long a report is as good as new
 _MOST_MILLIONTHS = 2**53 - 1
+_TOLD = frozenset({"merge", "start", "fit", "reject", "gone", "limit", "end"})
 
 
 class Story:
@@ -44,10 +45,8 @@ class Story:
                 count = int(str(event["version"]).rpartition(".")[2])
                 scores = _millionths(event["loss"]), _millionths(event["dice"])
                 self.fits.append(Fit(count, *scores))
-            case "reject" | "gone" | "limit" | "end":
-                text = short(str(event["reason"]))
             case _:
-                return
+                text = short(str(event["reason"]))
         self._number += 1
         peer = event.get("peer", event.get("from"))
         self.events.append((self._number, now, what, peer, text))
@@ -84,8 +83,9 @@ class Reporter:
         now = self._clock()
         if self._began_at is None:
             self._began_at = now
-        named = {name.rstrip("_"): value for name, value in fields.items()}
-        self._story.take({"event": event} | named, now)
+        if event in _TOLD:
+            named = {name.rstrip("_"): value for name, value in fields.items()}
+            self._story.take({"event": event} | named, now)
         return written
 
     def report(self) -> Report:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from bt import events
@@ -103,7 +103,7 @@ class Runner:
         self._pulled_at: dict[str, float] = {}  # peer -> when its weights were asked for
         self._met = set(peer.others)
         self._pinged: set[str] = set()  # who has not answered yet
-        self._told: dict[str, messages.Version] = {}  # what each peer last said of itself
+        self._told: dict[str, tuple[object, ...]] = {}  # what each peer last said of itself
         self._readers: dict[str, str] = {}  # peer -> digest of what it last asked for
         self._outcome = Outcome("finished", {}, self._snapshot)
         self._totals = self._outcome.totals
@@ -163,8 +163,8 @@ class Runner:
     @property
     def deadline(self) -> float | None:
         """When the next step has something to do, even if nothing happens."""
-        due = [at for at in (self.peer.deadline, self._saver.again_at) if at is not None]
-        return min(due, default=None)
+        due, again_at = self.peer.deadline, self._saver.again_at
+        return again_at if due is None or (again_at is not None and again_at < due) else due
 
     # One step of the loop ---------------------------------------------------------------------
     def _step(self) -> None:
@@ -189,18 +189,18 @@ class Runner:
     def _timeout_s(self) -> float:
         busy = self._job is not None or self._saver.pending
         timeout_s = _JOB_POLL_S if busy else _IDLE_POLL_S
-        if self._clock() < self._began_at + _SHORT_JOB_S:
+        now, deadline = self._clock(), self.peer.deadline
+        if now < self._began_at + _SHORT_JOB_S:
             timeout_s = _JOB_POLL_S / 10
-        if self.peer.deadline is not None:
-            timeout_s = min(timeout_s, max(0.0, self.peer.deadline - self._clock()))
+        if deadline is not None:
+            timeout_s = min(timeout_s, max(0.0, deadline - now))
         return 0.0 if self.peer.ready else timeout_s
 
     def _receive(self, received: Received) -> None:
         sender = received.sender
         if sender not in self._met:
             self._meet()
-        size = sum(len(frame) for frame in received.frames)
-        self._totals["bytes_in"] += size
+        self._totals["bytes_in"] += sum([len(frame) for frame in received.frames])
         if received.reply_to is not None:
             self._totals["bytes_out"] += self._desk.answer(received, self._clock())
             return
@@ -213,7 +213,7 @@ class Runner:
             return
         if isinstance(message, messages.Version):
             self._pinged.discard(sender)
-            told = message if message.seen is None else replace(message, seen=None)
+            told = message.version, message.state, message.digest
             if self._told.get(sender) != told:
                 self._told[sender] = told
                 version = str(Version(*message.version))

@@ -115,8 +115,10 @@ class Watch:
             self._check(instruction, now)
         if peer.phase is Phase.PINGING:
             self._check_pinging(now)
-        self._asked_at = {p: at for p, at in self._asked_at.items() if p in peer.pulling}
-        for name in peer.pulling:
+        pulling = peer.pulling
+        if self._asked_at:
+            self._asked_at = {p: at for p, at in self._asked_at.items() if p in pulling}
+        for name in pulling:
             since = max(self._heard_at.get(name, now), self._asked_at.get(name, now))
             if now >= since + peer.timing.ping_s:
                 self._violated(f"waits for {name}, silent for {now - since:.3f} s")
