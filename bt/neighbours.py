@@ -26,7 +26,7 @@ from bt.shelf import Shelf
 from bt.site import Site
 from bt.transfer import Gone, Link, Misfit, Transfer
 from bt.wording import counted
-from transports import image, messages
+from transports import image, messages, reports
 from transports.base import PeerGone, Transport, TransportError
 from transports.messages import Limits
 from transports.zeromq import ZeroMQTransport
@@ -52,7 +52,7 @@ def look(
         asking.limits.max_message_bytes if like is None else message_limit(like.weights)
     )
     with _answering(own, like, samples, found) as heard, asking.connected(limits) as transport:
-        _own_port(asking, transport, own, heard, found)
+        running = _own_port(asking, transport, own, heard, found)
         progress(f"Asking the others, up to {timeout_s:g} s")
         until = time.monotonic() + timeout_s
         ping = messages.Ping(asking.name)
@@ -89,6 +89,8 @@ def look(
                 found.add(f"peer {name}", "red", says, to_do, silent=True)
             elif heard and name in heard:
                 found.add(f"peer {name}", "green", "has no address, and has called here")
+            elif running is not None:
+                caller(name, running, found)
             else:
                 found.add(f"peer {name}", "note", "has no address: it will call, if it can")
 
@@ -99,20 +101,35 @@ def _own_port(
     own: Contacts,
     heard: dict[str, float] | None,
     found: Findings,
-) -> None:
+) -> reports.Report | None:
+    """What this site's own peer tells, if it is running and can be asked."""
     if asking.peers[own.name] is None:
         found.add("port", "note", "this site has no address: it only connects to the others")
-        return
+        return None
     if heard is not None:
         found.add("port", "green", f"{own.listen} is free; whether others reach it, they see")
-        return
-    ping = messages.Ping(asking.name)
-    (answer,) = outside.ask(asking, transport, [own.name], ping, messages.Version, 2.0).values()
-    if isinstance(answer, messages.Version):
+        return None
+    question = messages.Ask(asking.name)
+    (answer,) = outside.ask(asking, transport, [own.name], question, reports.Report, 2.0).values()
+    if isinstance(answer, reports.Report):
         found.add("port", "green", f"this site's peer is running at {own.listen}")
-    else:
-        to_do = "stop what listens there, or another address in the rosters"
-        found.add("port", "red", f"{own.listen} can't be listened at, and no peer answers", to_do)
+        return answer
+    to_do = "stop what listens there, or another address in the rosters"
+    found.add("port", "red", f"{own.listen} can't be listened at, and no peer answers", to_do)
+    return None
+
+
+def caller(name: str, running: reports.Report, found: Findings) -> None:
+    """A peer without an address, as this site's running one knows it."""
+    known = running.others.get(name)
+    if known is None or known.ago_s is None or known.gone:
+        ago = "" if known is None or known.ago_s is None else f" for {known.ago_s} s"
+        says = f"has no address, and has not called this site's peer{ago}"
+        found.add(f"peer {name}", "note", says, "is its peer running?")
+        return
+    version = "" if known.heard is None else f", version {known.heard[1]}"
+    says = f"has no address, and is connected to this site's peer{version}"
+    found.add(f"peer {name}", "green", says)
 
 
 @contextmanager

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from bt import founding, roster, site
+from bt import founding, neighbours, roster, site
 from bt.config import Config, ConfigError
+from bt.findings import Findings
 from bt.founding import Answers
 from tests.conftest import write_cohort
 from tests.test_cli import Bt, bt, refused  # noqa: F401
 from tests.transports.sockets import free_port
 from transports.keys import KeyPair
+from transports.reports import Known, Report
 
 TIMEOUT_S = 90
 
@@ -177,6 +179,27 @@ def test_what_is_red_at_home(bt: Bt) -> None:
     assert "blob_1" in seen["scan"]["says"]
     assert "skip_bad" in seen["scan"]["to_do"]
     assert "the roster allows it 1" in seen["samples"]["says"]
+
+
+@pytest.mark.parametrize(
+    ("known", "state", "says"),
+    [
+        (None, "note", "has no address, and has not called this site's peer"),
+        (Known(None, None, None, None, False), "note", "has not called this site's peer"),
+        (Known(None, (0, 4), "training", 70, True), "note", "this site's peer for 70 s"),
+        (Known(None, (0, 4), "training", 1, False), "green", "this site's peer, version 4"),
+    ],
+)
+def test_the_running_peer_knows_who_without_an_address_is_connected(
+    known: Known | None, state: str, says: str
+) -> None:
+    others = {} if known is None else {"c": known}
+    running = Report("a", "training", "idle", (0, 5), 8, 3, others)
+    found = Findings(lambda finding: None)
+    neighbours.caller("c", running, found)
+    assert (found.all[0].state, found.all[0].topic) == (state, "peer c")
+    assert found.all[0].says.endswith(says)
+    assert bool(found.all[0].to_do) == (state == "note")
 
 
 @pytest.mark.processes
