@@ -49,18 +49,19 @@ def evaluate(
     from json import dumps
 
     from bt import inference
-    from bt.console import make_console, print_scores
+    from bt.console import make_console, print_scores, progress_bar
 
     opt.refuse_overwriting(csv, model)
     console = make_console(to_stderr=json)
     loaded = inference.load_model(model, network, device or "auto")
-    with console.status("Evaluating") as status:
+    with progress_bar(console) as bar:
+        task = bar.add_task("Evaluating", total=None)
         metrics, bad = inference.evaluate_folder(
             loaded,
             Path(data),
             only=inference.held_out(model) if held_out else None,
             surface=surface,
-            progress=lambda done, of: status.update(f"Evaluating: {done} of {of} scans"),
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
         )
     for one in bad:
         console.print(f"left out: {one}", style="yellow", soft_wrap=True)
@@ -137,6 +138,10 @@ def predict(
     ]
     predicting.check_views(models)
     found, bad = _predict(console, models, todo, pictures=qc)
+    if missing:
+        earlier, unreadable = predicting.measured(models[0].labels, [*{*jobs} - {*todo}])
+        found = sorted([*earlier, *found], key=lambda one: jobs.index(one.job))
+        bad = [*unreadable, *bad]
     for one in bad:
         console.print(f"left out: {one}", style="yellow", soft_wrap=True)
     one_file = out.name.endswith(opt.NIFTI)
@@ -152,7 +157,7 @@ def predict(
     if found or not todo:
         print_paths(console, paths)
     if bad:
-        raise DataError(f"{len(bad)} of {counted(len(todo), 'scan')} could not be segmented")
+        raise DataError(f"{len(bad)} of {counted(len(jobs), 'scan')} could not be segmented")
 
 
 def _predict(

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from bt import __version__, lookup
 from bt.data import bids
-from bt.data.checks import BadScan, ScanError
+from bt.data.checks import BadScan, Grid, ScanError, read_label_map
+from bt.data.labels import LabelError, LabelTable
 from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan, strip_nifti
 from bt.data.volumes import Classes, Volume, prepare, to_scan_grid
@@ -107,10 +108,29 @@ def predict(models: Sequence[Model], job: Job, picture: Path | None = None) -> S
     _write(job, volume, labels.to_labels(classes))
     if picture is not None:
         _draw(picture, volume, found, labels.classes)
-    ml = float(abs(np.linalg.det(volume.stored.affine[:3, :3]))) / 1000
+    return Segmented(job, _volumes(classes, volume.stored, labels))
+
+
+def measured(labels: LabelTable, jobs: Sequence[Job]) -> tuple[list[Segmented], list[BadScan]]:
+    """What came of these earlier, from the segmentations that they left; and the unreadable."""
+    found, bad = [], []
+    for job in jobs:
+        try:
+            there = read_label_map(job.out)
+            ml = _volumes(labels.to_classes(there.data), there.grid, labels)
+        except (ScanError, LabelError) as exc:
+            bad.append(BadScan(job.name, job.out, str(exc)))
+        else:
+            found.append(Segmented(job, ml))
+    return found, bad
+
+
+def _volumes(classes: Classes, grid: Grid, labels: LabelTable) -> dict[str, float]:
+    """Of each structure, in ml."""
+    ml = float(abs(np.linalg.det(grid.affine[:3, :3]))) / 1000
     counts = np.bincount(classes.ravel(), minlength=labels.classes)
     names = labels.structures[1:]
-    return Segmented(job, {n: int(c) * ml for n, c in zip(names, counts[1:], strict=True)})
+    return {name: int(n) * ml for name, n in zip(names, counts[1:], strict=True)}
 
 
 def predict_all(

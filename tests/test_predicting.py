@@ -11,8 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from bt import inference, predicting
+from bt.cli import app
 from bt.data.checks import ScanError
 from bt.data.scan import DataError
 from bt.data.volumes import prepare
@@ -124,6 +126,26 @@ def test_a_folder_gives_a_folder(cohort: Path, tmp_path: Path, model: Path) -> N
     assert float(rows[1][f"{STRUCTURES[0]} (ml)"]) == pytest.approx(
         (labels == 1).sum() * voxel_ml, abs=1e-4
     )
+
+
+def test_after_an_interruption_the_table_has_all_volumes(
+    cohort: Path, tmp_path: Path, model: Path
+) -> None:
+    out, images = tmp_path / "out", cohort / "imagesTr"
+    all_at_once = CliRunner().invoke(app, argv := ["predict", *map(str, (model, images)),
+        "-o", str(out), "--model", FACTORY])  # fmt: skip
+    assert all_at_once.exit_code == 0, all_at_once.output
+    whole = (out / "volumes.tsv").read_bytes()
+    (out / "volumes.tsv").unlink()
+    (out / "blob_3_dseg.nii.gz").unlink()
+    before = (out / "blob_2_dseg.nii.gz").stat().st_ino
+    assert CliRunner().invoke(app, [*argv, "--missing"]).exit_code == 0
+    assert (out / "volumes.tsv").read_bytes() == whole
+    assert (out / "blob_2_dseg.nii.gz").stat().st_ino == before, "segmented again"
+    (out / "blob_2_dseg.nii.gz").write_bytes(b"torn")
+    again = CliRunner().invoke(app, [*argv, "--missing"])
+    assert "blob_2: " in again.output
+    assert "1 of 7 scans could not be segmented" in str(again.exception)
 
 
 def test_a_bids_tree_gives_derivatives_of_its_shape(
