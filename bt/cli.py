@@ -20,6 +20,9 @@ from bt.report.cli import report
 from bt.simulation.cli import simulate
 from bt.watching.cli import dashboard, status
 
+# The groups that bt --help shows.
+TRAIN, SITE, WATCH, USE, REST = "Train", "A site", "Watch", "Use a model", "Scans and tools"
+
 app = typer.Typer(
     name="bt",
     cls=opt.Group,
@@ -27,7 +30,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train one segmentation network together, peer to peer, with no server.",
+    help="Train one segmentation network together, peer to peer, with no server.\n\n"
+    "[bold]bt train[/] tries it on this machine, with simulated scans. Several sites: "
+    "[bold]bt init[/] at each, [bold]bt roster make[/], [bold]bt check[/], [bold]bt peer[/].",
 )
 
 
@@ -64,7 +69,7 @@ def _root(
     pass
 
 
-@app.command(cls=opt.Command)
+@app.command(cls=opt.Command, rich_help_panel=TRAIN)
 def train(
     ctx: typer.Context,
     data: opt.DataOrDemo = None,
@@ -137,7 +142,7 @@ def train(
     raise typer.Exit(train_here(settings(), out, make_console(to_stderr=json), as_json=json))
 
 
-@app.command(cls=opt.Command)
+@app.command(cls=opt.Command, rich_help_panel=TRAIN)
 def peer(
     ctx: typer.Context,
     out: Annotated[
@@ -235,19 +240,22 @@ def peer(
     raise typer.Exit(one_peer.run(settings, own, part, out, make_console(), launched_by, numbers))
 
 
-app.command("eval", cls=opt.Command)(evaluate)
-app.command(cls=opt.Command)(predict)
-app.command(cls=opt.Command)(export)
-for command in (init, check, join, aggregate):
-    app.command(cls=opt.Command)(command)
-app.command(cls=opt.Command)(launch)
-app.add_typer(keys_app, name="keys")
-app.add_typer(roster_app, name="roster")
+app.command(cls=opt.Command, rich_help_panel=TRAIN)(launch)
+app.add_typer(experiment_app, name="experiment", rich_help_panel=TRAIN)
+for command in (init, check, join):
+    app.command(cls=opt.Command, rich_help_panel=SITE)(command)
+app.add_typer(keys_app, name="keys", rich_help_panel=SITE)
+app.add_typer(roster_app, name="roster", rich_help_panel=SITE)
+for command in (status, dashboard, report):
+    app.command(cls=opt.Command, rich_help_panel=WATCH)(command)
+app.command("eval", cls=opt.Command, rich_help_panel=USE)(evaluate)
+for command in (predict, export, aggregate):
+    app.command(cls=opt.Command, rich_help_panel=USE)(command)
 
 data_app = typer.Typer(
     cls=opt.Group, no_args_is_help=True, help="Scans: make the demo cohort, look at a folder."
 )
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=REST)
 
 
 @data_app.command(cls=opt.Command)
@@ -257,17 +265,18 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another seed, other subjects.")] = 0,
 ) -> None:
     """Write simulated brains: random warps of an atlas and its template (BIDS layout, 2 mm)."""
-    from bt.console import make_console, print_paths
+    from bt.console import make_console, print_paths, progress_bar
     from bt.data.demo import write_demo_cohort
     from bt.wording import counted
 
     console = make_console()
-    with console.status("Simulating") as status:
+    with progress_bar(console) as bar:
+        task = bar.add_task("Simulating subjects", total=subjects)
         write_demo_cohort(
             out,
             subjects=subjects,
             seed=seed,
-            progress=lambda done: status.update(f"Simulating: {done} of {subjects} subjects"),
+            progress=lambda done: bar.update(task, completed=done),
         )
     print_paths(console, [(counted(subjects, "simulated subject"), out)])
 
@@ -275,30 +284,29 @@ def demo(
 @data_app.command(cls=opt.Command)
 def show(
     data: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of scans, or a manifest.")],
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """What bt sees in a folder: layout, scans, structures, and what can't be used."""
-    from bt.console import Seen, make_console, print_cohort
+    from json import dumps
+
+    from bt.console import Seen, make_console, print_cohort, progress_bar
     from bt.data.cache import load_volumes
     from bt.data.layouts import find_scans
 
-    console = make_console()
+    console = make_console(to_stderr=json)
     cohort = find_scans(data)
     seen = Seen()
-    with console.status("Reading scans") as status:
-        for number, scan in enumerate(cohort.scans, start=1):
-            status.update(f"Reading scans: {number} of {len(cohort.scans)}")
+    with progress_bar(console) as bar:
+        for scan in bar.track(cohort.scans, description="Reading scans"):
             seen.add(load_volumes([scan], cohort.labels))
-    print_cohort(console, cohort, seen)
+    if json:
+        typer.echo(dumps(seen.to_json(cohort), indent=2))
+    else:
+        print_cohort(console, cohort, seen)
     raise typer.Exit(1 if seen.bad else 0)
 
 
-app.command(cls=opt.Command)(report)
-app.command(cls=opt.Command)(status)
-app.command(cls=opt.Command)(dashboard)
-app.add_typer(experiment_app, name="experiment")
-
-
-@app.command(cls=opt.Command)
+@app.command(cls=opt.Command, rich_help_panel=REST)
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -318,10 +326,11 @@ def doctor(
     raise typer.Exit(1 if report.problems else 0)
 
 
-app.command(cls=opt.Command)(simulate)
+app.command(cls=opt.Command, rich_help_panel=REST)(simulate)
 
 
 @app.command(
+    rich_help_panel=REST,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     add_help_option=False,
 )

@@ -20,6 +20,7 @@ roster_app = typer.Typer(
     cls=opt.Group, no_args_is_help=True, help="Who takes part: make, check, compare rosters."
 )
 
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 KeyFile = Annotated[Path, typer.Argument(metavar="FILE", help="A key file, as bt keys new makes.")]
 
 
@@ -59,7 +60,7 @@ def make(
     out: Annotated[Path, typer.Argument(metavar="OUT.toml", help="The roster to write.")],
     parts: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PART.toml]...", help="Rosters to join, one of each site."),
+        typer.Argument(metavar="PART.toml", help="Rosters to join, one of each site."),
     ] = None,
     keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Add the peer with this key file.")
@@ -71,7 +72,7 @@ def make(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Where the others reach it: tcp://HOST:PORT. None: it only connects to them.",
+            help="Where the others reach it: tcp://HOST:PORT. Without: it only connects to them.",
         ),
     ] = None,
     max_samples: Annotated[
@@ -132,31 +133,45 @@ def check(
     keys: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also: which peer is this key file's?")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Who is in a roster, and its fingerprint, which must be the same at every site."""
+    from json import dumps
+
     from bt import roster
     from transports.keys import KeyPair
 
-    found = roster.read(file)
-    _tell(found)
+    found, holder = roster.read(file), None
+    if not json:
+        _tell(found)
     if keys is not None:
         public = KeyPair.read(keys).public
         holder = found.holder(public) or found.observer(public)
         if holder is None:
             raise ConfigError(f"no peer of {file} has the key of {keys}: {public}")
-        typer.echo(f"{keys} is the key of {holder.name}")
+        if not json:
+            typer.echo(f"{keys} is the key of {holder.name}")
+    if json:
+        whose = {} if holder is None else {"holder": holder.name}
+        typer.echo(dumps(found.to_json() | whose, indent=2))
 
 
 @roster_app.command(cls=opt.Command)
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD.toml")],
     new: Annotated[Path, typer.Argument(metavar="NEW.toml")],
+    json: Json = False,
 ) -> None:
     """What changes from one roster to another."""
+    from json import dumps
+
     from bt import roster
 
-    before, after = roster.read(old), roster.read(new)
-    for line in roster.differences(before, after) or ["They say the same."]:
+    found = roster.differences(roster.read(old), roster.read(new))
+    if json:
+        typer.echo(dumps({"differences": found}, indent=2))
+        return
+    for line in found or ["They say the same."]:
         typer.echo(line)
 
 

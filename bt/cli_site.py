@@ -204,10 +204,13 @@ def init(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Where the others reach it: tcp://HOST:PORT. None: no open port.",
+            help="Where the others reach it: tcp://HOST:PORT. Without: no open port.",
         ),
     ] = None,
-    data: opt.Data = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of this site's scans, or a TSV manifest."),
+    ] = None,
     max_samples: Annotated[
         int | None,
         typer.Option(help="How many scans it may say that it trains on. Default: all it has now."),
@@ -218,7 +221,7 @@ def init(
     filters: opt.Filters = None,
     rounds: opt.Rounds = None,
     folder: Annotated[
-        Path, typer.Option("--folder", metavar="DIR", help="Where to write. Default: here.")
+        Path, typer.Option("--folder", metavar="DIR", help="Where to write.")
     ] = Path(),
 ) -> None:
     """Make this site's federation.toml, keys and roster entry; asks for what isn't given.

@@ -322,6 +322,17 @@ class Seen:
         self.unknown_ids.update(loaded.unknown_ids)
         self.bad += loaded.bad
 
+    def to_json(self, cohort: Cohort) -> dict[str, Any]:
+        """What bt data show --json prints; shapes and sizes in mm per usable scan, in order."""
+        return {
+            "layout": cohort.layout,
+            "structures": cohort.labels.structures[1:],
+            "taken_as_background": sorted(self.unknown_ids),
+            "voxels": self.shapes,
+            "spacings_mm": [[float(mm) for mm in each] for each in self.spacings_mm],
+            "unusable": {bad.id: bad.reason for bad in self.bad},
+        }
+
 
 def print_cohort(console: Console, cohort: Cohort, seen: Seen) -> None:
     """What bt data show found."""

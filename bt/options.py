@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,13 @@ from bt import config as configs
 from bt.config import Config
 
 
-class _PlainFlags:
-    """Help without the <bool> that typer shows beside flags."""
+class _PlainHelp:
+    """Help in paragraphs as wide as the terminal, without the <bool> typer shows beside flags."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        if (text := getattr(self, "help", None)) is not None:
+            self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
 
     def get_params(self, ctx: Any) -> Any:
         params = super().get_params(ctx)  # type: ignore[misc]
@@ -24,11 +30,11 @@ class _PlainFlags:
         return params
 
 
-class Command(_PlainFlags, TyperCommand):
+class Command(_PlainHelp, TyperCommand):
     """A bt command."""
 
 
-class Group(_PlainFlags, TyperGroup):
+class Group(_PlainHelp, TyperGroup):
     """A command of commands."""
 
 
@@ -67,7 +73,7 @@ TestScans = Annotated[
     int | None,
     typer.Option(
         rich_help_panel=_DATA,
-        help="Scans held out for testing. Default: 5, of bt peer without --part 0.",
+        help="Scans held out for testing. Default: 5; of bt peer without --part: 0.",
     ),
 ]
 SplitBy = Annotated[

@@ -102,6 +102,11 @@ class Roster:
             entries.append("\n".join(["[[observer]]", *lines]) + "\n")
         return "\n".join(entries)
 
+    def to_json(self) -> dict[str, Any]:
+        """What bt roster check --json prints: its tables, its fingerprint, and its doubts."""
+        told = {"fingerprint": self.fingerprint, "doubts": doubts(self)}
+        return tomllib.loads(self.to_toml()) | told
+
 
 def read(path: Path) -> Roster:
     """The roster in a file. Raises ConfigError, which names the file."""

@@ -231,3 +231,9 @@ def test_data_show_says_what_is_there(bt: Bt, cohort: Path) -> None:
     assert ended.code == 0
     for shown in ("7 usable, 0 not", "blob, core [bright]", "16 × 20 × 16", "1 × 1 × 1.5"):
         assert shown in ended.out
+    told = json.loads(bt("data", "show", cohort, "--json").out)
+    assert (told["structures"], len(told["voxels"]), told["unusable"]) == (
+        ["blob", "core [bright]"],
+        7,
+        {},
+    )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -54,6 +55,20 @@ def test_three_sites_make_one_roster(bt: Bt) -> None:
     assert bt("roster", "diff", "all.toml", "all.toml").out == "They say the same.\n"
     changed = bt("roster", "diff", "all.toml", "A.toml")
     assert changed.out.splitlines() == ["B is out", "C is out"]
+
+
+def test_rosters_for_programs(bt: Bt) -> None:
+    key = make(bt, "A")
+    told = json.loads(bt("roster", "check", "A.toml", "--keys", "A.key", "--json").out)
+    assert told["peer"] == [
+        {"name": "A", "address": "tcp://127.0.0.1:7301", "keys": [key], "max_samples": 9}
+    ]
+    assert told["holder"] == "A"
+    assert told["doubts"] == ["a federation needs at least two peers"]
+    assert f"fingerprint: {told['fingerprint']}" in bt("roster", "check", "A.toml").out
+    assert json.loads(bt("roster", "diff", "A.toml", "A.toml", "--json").out) == {
+        "differences": []
+    }
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def uniform(
     rounds: opt.Rounds = None,
     merge: opt.Merge = None,
     config: opt.ConfigFile = None,
+    json: opt.Json = False,
 ) -> None:
     """Experiment 1 of the paper: scans divided evenly (its tables 1 and 2).
 
@@ -196,6 +197,7 @@ def bands(
     rounds: opt.Rounds = None,
     merge: opt.Merge = None,
     config: opt.ConfigFile = None,
+    json: opt.Json = False,
 ) -> None:
     """Experiment 2 of the paper: each client has a band of ages, or of another column.
 
@@ -237,5 +239,12 @@ def _run(name: str, ctx: typer.Context, clients: list[int] | None, split: dict[s
         given["seeds"],
         Choices(**{key: given[key] for key in _CHOICES}),
     )
-    code = run(experiment, given["out"], given["jobs"], make_console(), dry_run=given["dry_run"])
+    code = run(
+        experiment,
+        given["out"],
+        given["jobs"],
+        make_console(to_stderr=given["json"]),
+        dry_run=given["dry_run"],
+        as_json=given["json"],
+    )
     raise typer.Exit(code)

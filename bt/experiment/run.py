@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
 from rich.console import Console
 
 from bt import rundir
@@ -74,7 +76,13 @@ class Experiment:
 
 
 def run(
-    experiment: Experiment, out: Path | None, jobs: int, console: Console, *, dry_run: bool
+    experiment: Experiment,
+    out: Path | None,
+    jobs: int,
+    console: Console,
+    *,
+    dry_run: bool,
+    as_json: bool = False,
 ) -> int:
     """Returns the exit code."""
     if jobs < 1:
@@ -111,6 +119,8 @@ def run(
     page = report_of_run(out, experiment.config.model.name, console)
     paths = [("results", out / "experiment.json"), ("models", out / "parts")]
     print_paths(console, [*paths, *([("report", page)] if page else [])])
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
     return 0
 
 

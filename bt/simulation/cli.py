@@ -17,8 +17,9 @@ def simulate(
     faults: Annotated[
         str,
         typer.Option(
-            help="all, none, or some of delay,loss,twice,order,cut,crash,wipe,full,slow,clock,"
-            "late,leave,liar."
+            metavar="LIST",
+            help="all, none, or some, with commas: delay, loss, twice, order, cut, crash, wipe, "
+            "full, slow, clock, late, leave, liar.",
         ),
     ] = "all",
     fanout: Annotated[

@@ -10,7 +10,7 @@ import typer
 _WHO = "Whom to look at"
 Folder = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", show_default=False, help="Folder of a run on this machine."),
+    typer.Argument(metavar="RUN", show_default=False, help="Folder of a run on this machine."),
 ]
 RosterFile = Annotated[
     Path | None,
@@ -97,7 +97,10 @@ def dashboard(
     insecure: Insecure = False,
     simulate: Simulate = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="To listen on, on 127.0.0.1; 0: any free one.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="To listen on, on 127.0.0.1; 0: any free one."
+        ),
     ] = 8760,
     data: Annotated[
         Path | None,

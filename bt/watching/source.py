@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from bt import site
 from bt.config import ConfigError
 from bt.outside import NoAnswer
 from transports.reports import Report
@@ -33,8 +34,15 @@ def of(
     *,
     insecure: bool,
 ) -> Source:
-    """As the options say. Raises ConfigError, BadKey, NothingToWatch."""
+    """As the options say; where they say nothing, the federation of the federation.toml here.
+
+    Raises ConfigError, BadKey, NothingToWatch.
+    """
     asked = roster is not None or keys is not None or bool(peers)
+    if not asked and folder is None and simulate is None and site.FILE.exists():
+        own, _ = site.read(site.FILE)
+        roster, keys = own.roster, own.keys
+        asked = roster is not None and keys is not None
     if (folder is not None) + asked + (simulate is not None) > 1:
         raise ConfigError("one of the three: a run's folder, peers to ask, or --simulate")
     if simulate is not None:
@@ -48,7 +56,7 @@ def of(
     if not asked:
         raise ConfigError(
             "what to look at? the folder of a run, or --roster FILE and --keys FILE, or --peer "
-            "NAME=ADDRESS for peers without keys"
+            "NAME=ADDRESS for peers without keys, or start it beside a federation.toml"
         )
     from bt import outside
     from bt.watching.asking import Asking

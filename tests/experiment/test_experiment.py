@@ -39,12 +39,13 @@ def test_it_leaves_the_papers_tables_and_a_second_start_does_only_what_is_missin
     dry = bt(*ask, "--methods", "braintorrent", "fedavg", "only-client", "--dry-run")
     assert dry.code == 0
     assert "1 part to run" in dry.out
-    ended = bt(*ask, "--methods", "braintorrent", "fedavg", "only-client")
+    ended = bt(*ask, "--methods", "braintorrent", "fedavg", "only-client", "--json")
     assert ended.code == 0, ended.err
-    assert "1 part to run" in ended.out
+    assert "1 part to run" in ended.err
     assert result.stat().st_mtime_ns == written
 
     content = json.loads(Path("out/experiment.json").read_text())
+    assert json.loads(ended.out) == content
     check_form(content, cohort)
     _, labels = restore(*read_model(result.parent / "aggregated.safetensors"))
     assert labels.structures[1:] == tuple(content["settings"]["structures"])

@@ -107,6 +107,16 @@ def test_whom_to_look_at(arguments: list[str], says: str) -> None:
     assert says in str(ended.exception)
 
 
+def test_beside_a_federation_toml_it_is_that_federation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("federation.toml").write_text('[site]\nroster = "r.toml"\nkeys = "a.key"\n')
+    ended = CliRunner().invoke(app, ["status"])
+    assert "can't read the key file a.key" in str(ended.exception)
+    assert CliRunner().invoke(app, ["status", "--simulate", "4"]).exit_code == 0
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     with pytest.raises(NothingToWatch, match=r"has no events\.jsonl"):
         Folder(tmp_path)
