@@ -13,12 +13,13 @@ from bt import options as opt
 from bt.cli_keys import keys_app, roster_app
 from bt.cli_model import evaluate, export, predict
 from bt.cli_site import aggregate, check, init, join
-from bt.config import Config
+from bt.config import Config, ConfigError
 from bt.experiment.cli import app as experiment_app
 from bt.launch.cli import launch
 from bt.report.cli import report
 from bt.simulation.cli import simulate
 from bt.watching.cli import dashboard, status
+from bt.wording import printable
 
 # The groups that bt --help shows.
 TRAIN, SITE, WATCH, USE, REST = "Train", "A site", "Watch", "Use a model", "Scans and tools"
@@ -43,14 +44,19 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("bt: interrupted", err=True)
         sys.exit(130)
+    except ConfigError as exc:  # known without PyTorch, which takes seconds to load
+        _end(printable(str(exc)), 2)
     except Exception as exc:
-        from bt.config import ConfigError
         from bt.errors import in_one_line
 
         if (line := in_one_line(exc)) is None:
             raise
-        typer.secho(f"bt: {line}", fg="red", err=True)
-        sys.exit(2 if isinstance(exc, ConfigError) else 1)
+        _end(line, 1)
+
+
+def _end(line: str, code: int) -> None:
+    typer.secho(f"bt: {line}", fg="red", err=True)
+    sys.exit(code)
 
 
 def _show_version(wanted: bool) -> None:
@@ -132,14 +138,14 @@ def train(
     def settings() -> Config:
         return opt.to_config(ctx.params, opt.defaults(data, config, ranks))
 
-    if ranks > 1 or settings().federation.transport == "mpi":
+    if ranks > 1 or (here := settings()).federation.transport == "mpi":
         from bt.mpijob import train_under_mpi
 
         raise typer.Exit(train_under_mpi(settings, out, as_json=json))
     from bt.console import make_console
     from bt.train import train as train_here
 
-    raise typer.Exit(train_here(settings(), out, make_console(to_stderr=json), as_json=json))
+    raise typer.Exit(train_here(here, out, make_console(to_stderr=json), as_json=json))
 
 
 @app.command(cls=opt.Command, rich_help_panel=TRAIN)
@@ -242,15 +248,18 @@ def peer(
 
 app.command(cls=opt.Command, rich_help_panel=TRAIN)(launch)
 app.add_typer(experiment_app, name="experiment", rich_help_panel=TRAIN)
-for command in (init, check, join):
-    app.command(cls=opt.Command, rich_help_panel=SITE)(command)
+app.command(cls=opt.Command, rich_help_panel=SITE)(init)
+app.command(cls=opt.Command, rich_help_panel=SITE)(check)
+app.command(cls=opt.Command, rich_help_panel=SITE)(join)
 app.add_typer(keys_app, name="keys", rich_help_panel=SITE)
 app.add_typer(roster_app, name="roster", rich_help_panel=SITE)
-for command in (status, dashboard, report):
-    app.command(cls=opt.Command, rich_help_panel=WATCH)(command)
+app.command(cls=opt.Command, rich_help_panel=WATCH)(status)
+app.command(cls=opt.Command, rich_help_panel=WATCH)(dashboard)
+app.command(cls=opt.Command, rich_help_panel=WATCH)(report)
 app.command("eval", cls=opt.Command, rich_help_panel=USE)(evaluate)
-for command in (predict, export, aggregate):
-    app.command(cls=opt.Command, rich_help_panel=USE)(command)
+app.command(cls=opt.Command, rich_help_panel=USE)(predict)
+app.command(cls=opt.Command, rich_help_panel=USE)(export)
+app.command(cls=opt.Command, rich_help_panel=USE)(aggregate)
 
 data_app = typer.Typer(
     cls=opt.Group, no_args_is_help=True, help="Scans: make the demo cohort, look at a folder."
@@ -340,8 +349,6 @@ def bench(ctx: typer.Context) -> None:
     [bold]bt bench transports --quick[/]
     """
     from importlib import import_module
-
-    from bt.config import ConfigError
 
     try:
         benchmarks = import_module("benchmarks.cli")

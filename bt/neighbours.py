@@ -85,7 +85,7 @@ def look(
                 found.add(f"peer {name}", "red", answer.reason, to_do, silent=True)
             elif name in own.apart():
                 to_do = "an address for one of the two, or a folder that all share"
-                says = "neither it nor this site has an address: they can't meet"
+                says = "neither it nor this site has an address: they can't meet, nobody relays"
                 found.add(f"peer {name}", "red", says, to_do, silent=True)
             elif heard and name in heard:
                 found.add(f"peer {name}", "green", "has no address, and has called here")

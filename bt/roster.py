@@ -232,8 +232,9 @@ def address_of(name: str, address: str) -> str:
 
 
 _APART = (
-    "they can't meet, and merge the other's work only as those merged it whom both meet; give "
-    "one of any two an address, or let all share a folder (--transport folder:DIR)"
+    "they can't meet, and nobody relays between them: what one learns reaches the other only "
+    "through those that both meet. Give one of any two an address, or let all share a folder "
+    "(--transport folder:DIR)"
 )
 
 

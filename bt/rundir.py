@@ -31,7 +31,7 @@ def lock(folder: Path) -> None:
         file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     except OSError as exc:
         why = "a file lies there" if isinstance(exc, FileExistsError) else exc.strerror
-        raise RunFolderError(f"can't write to {folder}: {why}; choose another --out") from exc
+        raise _unwritable(folder, why) from exc
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -75,6 +75,19 @@ def refuse_finished(folder: Path | None) -> None:
     """Raise RunFolderError if a finished run is there: before minutes go into another one."""
     if folder is not None and _finished(folder):
         raise RunFolderError(f"{folder} holds a finished run; choose another --out")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise RunFolderError where it can't be made or written to; nothing is made there yet."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise _unwritable(folder, "a file lies there")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _unwritable(folder, "permission denied")
+
+
+def _unwritable(folder: Path, why: str | None) -> RunFolderError:
+    return RunFolderError(f"can't write to {folder}: {why}; choose another --out")
 
 
 def read_results(path: Path) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
     check_enough(config.federation.merge, config.federation.peers - 1, config.federation.fanout)
     rundir.refuse_finished(out)
     _check_shared(config, out)
+    rundir.refuse_unwritable(rundir.choose(out, run_name(config)))
     started = time.monotonic()
     run = prepare(config, console)
     precision = settle_precision(run, console)  # a network or device that there is not ends here

@@ -113,6 +113,14 @@ def test_train_leaves_a_finished_run_alone(bt: Bt, cohort: Path, tmp_path: Path)
     refused(ended, "finished run; choose another --out")
 
 
+def test_train_looks_at_its_folder_before_its_scans(bt: Bt, cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/run"):
+        ended = bt("train", "--data", cohort, "--peers", 2, "--test-scans", 1, "--out", out)
+        refused(ended, f"can't write to {out}: a file lies there; choose another --out")
+        assert ended.out == ""
+
+
 def test_train_names_scans_that_cant_be_used(bt: Bt, cohort: Path, tmp_path: Path) -> None:
     copied = tmp_path / "copy"
     for path in cohort.rglob("*.*"):

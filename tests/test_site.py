@@ -157,7 +157,10 @@ def test_a_site_alone_is_told_what_is_missing(bt: Bt) -> None:
     whole = Path("a/roster.toml").read_text()
     Path("a/roster.toml").write_text(re.sub('name = "a"\naddress.*\n', 'name = "a"\n', whole))
     apart = findings(bt("check", "--config", file, "--json").out)["peer c"]
-    assert (apart["state"], apart["says"].split(":")[1]) == ("red", " they can't meet")
+    assert (apart["state"], apart["says"].split(":")[1]) == (
+        "red",
+        " they can't meet, nobody relays",
+    )
     assert "a folder that all share" in apart["to_do"]
     Path("a/roster.toml").write_text(whole)
     shown = bt("check", "--config", file)
