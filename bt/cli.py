@@ -223,7 +223,7 @@ def peer(
     said, settings = sites.filled(ctx.params)
     roster, keys, listen, announce = (said[n] for n in ("roster", "keys", "listen", "announce"))
     if (out := said["out"]) is None:
-        raise typer.BadParameter("--out is needed: this peer's folder")
+        raise typer.BadParameter("--out is needed, or --config federation.toml, which names it")
     numbers = None
     if metrics is not None:
         from bt.watching.metrics import place_of

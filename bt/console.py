@@ -223,7 +223,8 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
             duration(peer["seconds_training"]),
             duration(peer["seconds_waiting"]),
         )
-    console.print(table)
+    if peers:  # none: interrupted before any began
+        console.print(table)
     aggregated = results["aggregated"]
     if aggregated is None:
         return

@@ -86,7 +86,7 @@ def finish(
     paths = [("results", folder / "results.json"), ("config as run", folder / "config.toml")]
     if results["aggregated"] is not None:
         paths.insert(0, ("aggregated model", folder / "aggregated.safetensors"))
-    if (page := report_of_run(folder, network, console)) is not None:
+    if results["peers"] and (page := report_of_run(folder, network, console)) is not None:
         paths.append(("report", page))
     print_paths(console, paths)
     ended = results["ended"]

@@ -210,7 +210,8 @@ def _note(row: Row, federation: Federation) -> Text:
         whom = ", ".join(f"{name} ({left_s} s)" for name, (left_s, _) in row.aside.items())
         return Text(f"has set aside {whom}", "yellow")
     merged = [f"{e.other} {e.text}" for e in _last_round(row.name, federation.events)]
-    return Text(f"merged {', '.join(merged)}" if merged else "", "dim")
+    how = "averaged" if row.state == "finished" else "merged"  # into its aggregated model
+    return Text(f"{how} {', '.join(merged)}" if merged else "", "dim")
 
 
 def _last_round(name: str, events: Iterable[Event]) -> list[Event]:
