@@ -18,9 +18,9 @@ class _PlainHelp:
     """Help in paragraphs as wide as the terminal, without the <bool> typer shows beside flags."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
+        if (text := settings.get("help")) is not None:
+            settings["help"] = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
         super().__init__(*args, **settings)
-        if (text := getattr(self, "help", None)) is not None:
-            self.help = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
 
     def get_params(self, ctx: Any) -> Any:
         params = super().get_params(ctx)  # type: ignore[misc]
