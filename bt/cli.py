@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -44,9 +44,13 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("bt: interrupted", err=True)
         sys.exit(130)
-    except ConfigError as exc:  # known without PyTorch, which takes seconds to load
-        _end(printable(str(exc)), 2)
     except Exception as exc:
+        from bt.data.scan import DataError
+        from transports.base import TransportError
+
+        # The common ones without bt.errors: it loads PyTorch, which takes seconds.
+        if isinstance(exc, ConfigError | DataError | OSError | TransportError):
+            _end(printable(str(exc)), 2 if isinstance(exc, ConfigError) else 1)
         from bt.errors import in_one_line
 
         if (line := in_one_line(exc)) is None:
@@ -54,7 +58,7 @@ def main() -> None:
         _end(line, 1)
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: int) -> NoReturn:
     typer.secho(f"bt: {line}", fg="red", err=True)
     sys.exit(code)
 

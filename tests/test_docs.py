@@ -71,12 +71,13 @@ def test_commands_are_found() -> None:
 
 PYTHON = re.compile(r"^\.\. code-block:: python\n\n((?:    .*\n|\n)+)", re.MULTILINE)
 AS_BT_DOES = """
+from pathlib import Path
 from bt.data.scan import Scan
 from bt.data.volumes import prepare
 from bt.evaluation import segment
 X, Y, Z = volume.shape
 found = logits.argmax(1)[0, :X, :, :Z].numpy()
-assert (found == segment(network, prepare(Scan("T1", "T1.nii.gz")), "coronal")).mean() > 0.99
+assert (found == segment(network, prepare(Scan("T1", Path("T1.nii.gz"))), "coronal")).mean() > 0.99
 """
 
 

@@ -21,6 +21,7 @@ from bt.founding import Answers
 from tests.conftest import write_cohort
 from tests.test_cli import Bt, bt, refused  # noqa: F401
 from tests.transports.sockets import free_port
+from tests.waiting import said, wait_until
 from transports.keys import KeyPair
 from transports.reports import Known, Report
 
@@ -229,3 +230,34 @@ def test_sites_that_check_at_the_same_time_see_each_other(bt: Bt) -> None:
     assert "test transfer" in seen["c"]["peer a"]["says"]
     assert seen["a"]["peer c"] == seen["b"]["peer c"]
     assert seen["a"]["peer c"]["says"] == "has no address, and has called here"
+
+
+@pytest.mark.processes
+def test_who_joins_merges_and_who_is_asked_to_leave_says_so(bt: Bt) -> None:
+    three_sites(bt)
+    for name in "ab":
+        file = Path(name, "federation.toml")
+        file.write_text(file.read_text().replace("rounds = 8 ", "rounds = 1000 "))
+    argv = [sys.executable, "-m", "bt"]
+    logs = {name: Path(name, "runs", name, "events.jsonl") for name in "ab"}
+    peers = [subprocess.Popen([*argv, "peer", "--config", "a/federation.toml"])]
+    try:
+        wait_until(lambda: '"fit"' in said(logs["a"]))
+        joining = subprocess.Popen([*argv, "join", "--config", "b/federation.toml"])
+        peers.append(joining)
+        wait_until(lambda: '"event": "merge", "from": "a"' in said(logs["b"]))
+        joining.terminate()
+        assert joining.wait(TIMEOUT_S) == 0
+        wait_until(lambda: '"gone", "peer": "b", "reason": "left"' in said(logs["a"]))
+    finally:
+        for each in peers:
+            each.kill()
+            each.wait()
+
+
+def test_where_nobody_answers_there_is_nothing_to_join(bt: Bt) -> None:
+    three_sites(bt)
+    ended = bt("join", "--config", "a/federation.toml", "--wait", 0.3)
+    assert ended.code == 1
+    assert "No peer answers: there is nothing to join yet." in ended.out
+    assert not Path("a/runs").exists()
