@@ -102,9 +102,9 @@ def run_part(seed: int, count: int) -> Tally:
             tally.most_bytes = max(tally.most_bytes, took)
             if took > MOST_BYTES + sum(map(len, frames)):
                 trouble = f"took {took} bytes"
+        if seconds > LONGEST_S and (seconds := _processor_s(frames)) > LONGEST_S:
+            trouble = f"took {seconds:.1f} s"
         tally.slowest_s = max(tally.slowest_s, seconds)
-        if seconds > LONGEST_S and (again_s := _processor_s(frames)) > LONGEST_S:
-            trouble = f"took {again_s:.1f} s"
         if not (said.isprintable() and len(said) < LONGEST_LINE):
             trouble = f"said {said!a:.500}"
         if trouble:
