@@ -73,7 +73,7 @@ class _Siege:
         self.victim = victim
         self.other = other
         self.port = int(address.rpartition(":")[2])
-        self.let_in = 0  # descriptors of the peer while it was crowded
+        self.let_in = 0  # most descriptors of the peer while it was crowded
 
     def rss_mb(self) -> float:
         pages = int(Path(f"/proc/{self.victim.pid}/statm").read_text().split()[1])
@@ -165,8 +165,10 @@ class _Siege:
                 with suppress(OSError):
                     raw.connect(("127.0.0.1", self.port))
                 held.append(raw)
-            time.sleep(20)
-            self.let_in = len(os.listdir(f"/proc/{self.victim.pid}/fd"))
+            end = time.monotonic() + 20
+            while time.monotonic() < end:
+                self.let_in = max(self.let_in, len(os.listdir(f"/proc/{self.victim.pid}/fd")))
+                time.sleep(0.1)
             answers = [len(_answer(raw)) for raw in held[:: max(1, attempts // 50)]]
         return max(answers)
 

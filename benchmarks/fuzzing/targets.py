@@ -5,9 +5,11 @@ A target's `read` raises nothing but `refusals`, each one short line that can be
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gzip
 import json
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Sequence
@@ -66,6 +68,7 @@ class Target:
 
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="bt-fuzz-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 _MODEL = FlatWeights.of(
     {"a": torch.arange(2000.0), "half": torch.ones(3).half(), "n": torch.tensor([7])}
 )
