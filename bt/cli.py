@@ -19,7 +19,7 @@ from bt.launch.cli import launch
 from bt.report.cli import report
 from bt.simulation.cli import simulate
 from bt.watching.cli import dashboard, status
-from bt.wording import printable
+from bt.wording import line_of
 
 # The groups that bt --help shows.
 TRAIN, SITE, WATCH, USE, REST = "Train", "A site", "Watch", "Use a model", "Scans and tools"
@@ -50,7 +50,7 @@ def main() -> None:
 
         # The common ones without bt.errors: it loads PyTorch, which takes seconds.
         if isinstance(exc, ConfigError | DataError | OSError | TransportError):
-            _end(printable(str(exc)), 2 if isinstance(exc, ConfigError) else 1)
+            _end(line_of(exc), 2 if isinstance(exc, ConfigError) else 1)
         from bt.errors import in_one_line
 
         if (line := in_one_line(exc)) is None:

@@ -102,6 +102,7 @@ def check(
         float,
         typer.Option(
             "--wait",
+            min=0.0,
             metavar="S",
             help="Wait so long for peers that don't answer yet, and answer their checks: before "
             "the first start, have all sites check at the same time.",
@@ -131,7 +132,8 @@ def check(
 def join(
     config: ConfigFile = None,
     wait: Annotated[
-        float, typer.Option("--wait", metavar="S", help="Wait so long for the first answers.")
+        float,
+        typer.Option("--wait", min=0.0, metavar="S", help="Wait so long for the first answers."),
     ] = 10.0,
 ) -> None:
     """Check, and take part: start from the average of the peers' models, and go on as a peer.
@@ -142,6 +144,7 @@ def join(
 
     [bold]bt join[/]
     """
+    file = _needed(config)  # before PyTorch is loaded
     from bt import contacts, site
     from bt import peer as one_peer
     from bt.console import make_console
@@ -156,7 +159,6 @@ def join(
     if not any(each.state == "green" for each in peers):
         console.print("No peer answers: there is nothing to join yet.", style="red")
         raise typer.Exit(1)
-    file = _needed(config)
     own, settings = site.read(file)
     assert own.roster is not None
     assert own.keys is not None
@@ -181,11 +183,11 @@ def _needed(config: Path | None) -> Path:
 
 def _examined(config: Path | None, wait_s: float, *, as_json: bool) -> list[Finding]:
     """The findings, shown one by one unless as JSON."""
+    file = _needed(config)  # before PyTorch is loaded
     from bt.console import make_console
     from bt.console_site import print_finding
     from bt.preflight import examine
 
-    file = _needed(config)
     console = make_console(to_stderr=as_json)
     with console.status("Looking") as status:
         return examine(

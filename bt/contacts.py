@@ -336,7 +336,7 @@ def addresses_of(
     taken: dict[Tcp | Ipc | None, str] = {own: "this peer itself"}
     for other, address in ((name, where) for name, where in found.items() if where is not None):
         place = _endpoint("--peer", address)
-        if isinstance(place, Tcp) and (place.host == "*" or not place.port):
+        if isinstance(place, Tcp) and not place.is_one_place:
             raise ConfigError(f"--peer {other}={address}: expected one host and port")
         if isinstance(place, Tcp) and not insecure and not place.is_loopback:
             raise ConfigError(

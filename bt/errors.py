@@ -14,7 +14,7 @@ from bt.runner import Diverged
 from bt.trainer import NothingToTrainOn, TooLargeToTrain
 from bt.watching.folder import NothingToWatch
 from bt.weights import UnsupportedTensor
-from bt.wording import printable
+from bt.wording import line_of, printable
 from launchers.base import LaunchError
 from transports.base import TransportError
 
@@ -41,7 +41,7 @@ USER_ERRORS = (
 def in_one_line(exc: BaseException) -> str | None:
     """What to tell whose error this is; None if it is ours."""
     if isinstance(exc, USER_ERRORS):
-        return printable(str(exc))
+        return line_of(exc)
     if isinstance(exc, Exception) and ran_out_of_memory(exc):
         return (
             "there is not enough memory: end other programs, or lower --batch-size, --crop or "

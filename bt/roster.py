@@ -224,7 +224,7 @@ def address_of(name: str, address: str) -> str:
         place = parse(address if isinstance(address, str) else "")
     except TransportError as exc:
         raise ConfigError(f"the address of {name}: {exc}") from exc
-    if isinstance(place, Tcp) and (place.host == "*" or not place.port):
+    if isinstance(place, Tcp) and not place.is_one_place:
         raise ConfigError(f"the address of {name}, {address}: expected one host and port")
     if not address.isascii() or not address.isprintable() or set('"\\') & set(address):
         raise ConfigError(f"the address of {name} has characters that no address has")

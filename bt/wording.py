@@ -13,6 +13,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
+def line_of(exc: Exception) -> str:
+    """What an error says, on one line; of the system's, the file and what is the matter."""
+    if isinstance(exc, OSError) and exc.filename is not None and exc.strerror:
+        return printable(f"{exc.filename}: {exc.strerror}")
+    return printable(str(exc))
+
+
 def peer_names(count: int) -> tuple[str, ...]:
     """peer-1 ... peer-9, or peer-01 ... when two digits are needed: they sort as they count."""
     digits = len(str(count))

@@ -82,6 +82,8 @@ def test_the_fingerprint_is_of_what_it_says_and_not_how() -> None:
         (entry(address="7301"), "the address of A: '' is no address"),
         (entry(address='"10.0.0.1:7301"'), "the address of A: '10.0.0.1:7301' is no address"),
         (entry(address='"tcp://*:7301"'), "expected one host and port"),
+        (entry(address='"tcp://0.0.0.0:7301"'), "expected one host and port"),
+        (entry(address='"tcp://[::]:7301"'), "expected one host and port"),
         (entry(address='"tcp://10.0.0.1:*"'), "expected one host and port"),
         (entry(address='"ipc:///tmp/\\u001b[2J"'), "characters that no address has"),
         (entry() + entry(), "two peers are called A"),

@@ -57,6 +57,8 @@ def test_init_overwrites_nothing_and_takes_keys_that_exist(bt: Bt) -> None:
     refused(init(bt, "a"), "federation.toml exists already")
     Path("a/federation.toml").unlink()
     refused(init(bt, "a"), "a.toml exists already")
+    Path("file").touch()
+    refused(init(bt, "c", "--folder", "file"), "bt: file: File exists")
     Path("a/a.toml").unlink()
     assert init(bt, "a").code == 0
     assert Path("a/a.key").read_text() == keys

@@ -35,6 +35,11 @@ class Tcp:
         return Tcp(str(found[0][4][0]), self.port)
 
     @property
+    def is_one_place(self) -> bool:
+        """Whether others can connect to it: one host, not all of this machine's, and one port."""
+        return self.host not in ("*", "0.0.0.0", "::") and self.port > 0
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it: every address behind the host is loopback."""
         try:

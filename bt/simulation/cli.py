@@ -52,7 +52,7 @@ def simulate(
         return
     from json import dumps
 
-    from bt.console import make_console
+    from bt.console import make_console, progress_bar
     from bt.simulation.faults import chosen
     from bt.simulation.soak import Totals, soak
     from bt.simulation.world import Setup
@@ -60,11 +60,12 @@ def simulate(
 
     kinds = chosen(faults)
     console = make_console(to_stderr=json)
-    with console.status("Simulating") as status:
+    with progress_bar(console) as bar:
+        task = bar.add_task("Simulating", total=schedules)
 
         def progress(totals: Totals) -> None:
             failed = f", {counted(len(totals.failed), 'violation')}" if totals.failed else ""
-            status.update(f"Simulating: {totals.schedules} of {schedules} schedules{failed}")
+            bar.update(task, completed=totals.schedules, description=f"Simulating{failed}")
 
         setup = Setup(peers=peers, fanout=fanout)
         seeds = range(seed, seed + schedules)
