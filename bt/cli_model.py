@@ -167,11 +167,16 @@ def _predict(
     from bt import predicting
     from bt.console import progress_bar
 
-    with progress_bar(console) as bar:
-        task = bar.add_task("Segmenting", total=len(jobs))
-        return predicting.predict_all(
-            models, jobs, pictures=pictures, done=lambda job: bar.advance(task)
-        )
+    try:
+        with progress_bar(console) as bar:
+            task = bar.add_task("Segmenting", total=len(jobs))
+            return predicting.predict_all(
+                models, jobs, pictures=pictures, done=lambda job: bar.advance(task)
+            )
+    except KeyboardInterrupt:
+        if len(jobs) > 1:
+            console.print("Interrupted. The same command with --missing does the rest.")
+        raise
 
 
 def export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,14 @@ def test_a_small_one_is_shown_whole() -> None:
     assert "who merged whom" in text
     (line,) = [line for line in text.splitlines() if line.split() == ["a", "5", "2/4", "7"]]
     assert line, "of b version 2 of 4, of c the last"
+
+
+def test_at_the_end_models_are_averaged_not_merged() -> None:
+    federation = Federation()
+    ended = {"state": "finished", "phase": "idle", "pulling": (), "aside": {}}
+    federation.take({"a": replace(A, **ended), "b": B}, 101.0)
+    (row,) = [line for line in seen(federation, 120).splitlines() if line.startswith("a ")][:1]
+    assert row.endswith("averaged b v2")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
