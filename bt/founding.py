@@ -143,7 +143,7 @@ def _text(name: str, answers: Answers, config: Config, folder: Path) -> str:
     path = str(data.relative_to(here)) if data.is_relative_to(here) else str(data)
     quoted = json.dumps(path, ensure_ascii=False)
     lines = [
-        ("", f"{name} in a federation. Read by bt check, peer, join and aggregate."),
+        ("", f"{name} in a federation. Commands that are run here read it (bt peer: --config)."),
         ("", "Paths are relative to this file. All that a run's config.toml has can be set here."),
         ("", ""),
         (f"seed = {config.seed}", "the same at all sites: all start from the same weights"),
