@@ -24,6 +24,7 @@ from transports.base import OUTSIDER, PeerGone, Transport, Unwelcome
 from transports.keys import KeyPair
 from transports.zeromq import ZeroMQTransport
 
+NO_ADDRESS = "has no address: it can't be asked from outside"
 _AGAIN_S = 0.5  # between two questions to a peer that has not answered
 _LARGEST_ANSWER_BYTES = 1 << 24
 
@@ -139,7 +140,7 @@ def ask(
         waiting.discard(received.sender)
     for name in peers:
         if outside.peers[name] is None:
-            found[name] = NoAnswer("has no address: it can't be asked from outside")
+            found[name] = NoAnswer(NO_ADDRESS)
         elif name not in found:
             found[name] = NoAnswer(reasons.get(name, f"silent for {timeout_s:g} s"))
     return dict(sorted(found.items()))

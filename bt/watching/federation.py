@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bt.outside import NoAnswer
+from bt.outside import NO_ADDRESS, NoAnswer
 from bt.versions import NEVER_TRAINED, Version
 from transports.reports import MILLION, Report
 
@@ -194,6 +194,9 @@ class Federation:
         gone = sum(known.gone for known in told)
         if told and 2 * gone > len(told):
             return "gone"
+        met = [known for known in told if known.state and not known.gone]
+        if met and self._seen.get(name, _Seen()).silent == NO_ADDRESS:
+            return str(min(met, key=lambda known: known.ago_s or 0).state)  # as last heard
         ended = [known.state for known in told if known.state in ("finished", "leaving")]
         return ended[0] if ended and not self._seen.get(name, _Seen()).report else NO_ANSWER
 

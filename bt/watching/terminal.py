@@ -100,7 +100,7 @@ def _title(rows: list[Row], label: str) -> Text:
 def _summary(rows: list[Row], width: int) -> Table:
     """A line each for who is there, how far they are, how good, what moves."""
     states = Counter(row.state for row in rows)
-    there = Text(f"{len(rows) - states[NO_ANSWER] - states['gone']} of {len(rows)} answer:  ")
+    there = Text(f"{sum(row.silent is None for row in rows)} of {len(rows)} answer:  ")
     for state, style in _STATES.items():
         if states[state]:
             there.append(f"{states[state]} {state}", style).append("   ")
@@ -198,7 +198,7 @@ def _progress(row: Row) -> Text:
 def _note(row: Row, federation: Federation) -> Text:
     """What is most worth knowing of this peer beside the numbers."""
     if row.silent is not None:
-        return Text(row.silent, "red")
+        return Text(row.silent, "red" if row.state in (NO_ANSWER, "gone") else "dim")
     if row.aside_by:
         left_s, reason = max(row.aside_by.values())
         several = len(row.aside_by) > 2

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bt.outside import NoAnswer
+from bt.outside import NO_ADDRESS, NoAnswer
 from bt.versions import Version
 from bt.watching.federation import Federation, lag, to_json
 from transports.reports import Aside, Fit, Happened, Known, Report
@@ -71,6 +71,18 @@ def test_a_peer_is_gone_if_most_of_the_others_say_so() -> None:
     reports = {n: Report(n, "training", "idle", (0, 1), 2, 1, {"d": gone}) for n in "ab"}
     federation.take({**reports, "d": NoAnswer("not reachable")}, 0.0)
     assert [row.state for row in federation.rows(0.0)] == ["idle", "idle", "gone"]
+
+
+def test_who_has_no_address_is_as_those_that_it_meets_say() -> None:
+    federation = Federation()
+    closed = Known((0, 2), (0, 3), "training", 4, gone=False)
+    hidden = {"a": replace(A, others={"c": closed}), "c": NoAnswer(NO_ADDRESS)}
+    federation.take(hidden, 100.0)
+    assert [(row.name, row.state) for row in federation.rows(101.0)][-1] == ("c", "training")
+    federation.take({"a": replace(A, others={"c": closed._replace(gone=True)})}, 101.0)
+    assert federation.rows(102.0)[-1].state == "gone"
+    federation.take({"a": replace(A, others={}), "c": NoAnswer(NO_ADDRESS)}, 102.0)
+    assert federation.rows(103.0)[-1].state == "no answer"
 
 
 def test_events_are_told_once_in_order_and_again_after_a_restart() -> None:
