@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bt import options as opt
+from bt.config import ConfigError
 
 if TYPE_CHECKING:
     from bt.findings import Finding
@@ -55,17 +56,17 @@ def aggregate(
 
     Exit code 3: no peer had a model, and none was written.
     """
+    if out.exists():  # before PyTorch is loaded
+        raise ConfigError(f"{out} exists already; choose another name with -o")
     from json import dumps
 
     from bt import aggregate as forming
     from bt import outside, site
-    from bt.config import Config, ConfigError, change
+    from bt.config import Config, change
     from bt.console import make_console
     from bt.console_site import print_aggregate
     from bt.modelfile import write_model
 
-    if out.exists():
-        raise ConfigError(f"{out} exists already; choose another name with -o")
     by_address = peer is not None and roster is None and keys is None
     given = {"roster": roster, "keys": keys, "out": None, "config": config}
     if not by_address:
@@ -173,7 +174,6 @@ def join(
 
 def _needed(config: Path | None) -> Path:
     from bt import site
-    from bt.config import ConfigError
 
     file = site.here(config)
     if file is None:
