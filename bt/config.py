@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from transports.messages import ENCODINGS
+from transports.encodings import ENCODINGS
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FederationConfig:
     pulls_at_once: int = 2
     fanout: int | None = None  # random peers a round asks; None: all
     merge: str = "mean"  # or a rule that one liar can't bend far: clipped, median or trimmed
-    compression: str = "none"  # of models on the wire: none, auto or one of messages.ENCODINGS
+    compression: str = "none"  # of models on the wire: none, auto or one of ENCODINGS
 
 
 @dataclass(frozen=True)

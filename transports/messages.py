@@ -17,6 +17,7 @@ from typing import Any
 
 from transports import header, ranges, reports
 from transports.base import Frame, flat
+from transports.encodings import ENCODINGS, PLAIN
 from transports.header import (
     MAX_VERSION,
     Malformed,
@@ -49,9 +50,6 @@ __all__ = [
     "decode",
     "encode",
 ]
-
-PLAIN = "none"
-ENCODINGS = (PLAIN, "fp16", "fp16+zstd", "int8", "int8+zstd")  # of an image, bt/compression.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from bt import options as opt
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def report(
