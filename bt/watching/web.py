@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
+from bt.config import ConfigError
 from bt.watching.federation import PROBLEMS, Federation, lag, to_json
 from bt.watching.source import Source
 from transports.base import TransportError
@@ -44,7 +45,7 @@ class Dashboard:
     def __init__(
         self, source: Source, port: int, every_s: float = 1.0, slices: Slices | None = None
     ) -> None:
-        """Raises OSError if the port is taken; 0 is any free one."""
+        """Raises ConfigError if the port is taken; 0 is any free one."""
         self._source = source
         self._every_s = every_s
         self.slices = slices
@@ -54,7 +55,13 @@ class Dashboard:
         self._wanted = threading.Condition()
         self._ended = threading.Event()
         self.token = secrets.token_urlsafe(18)
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        try:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        except OSError as exc:
+            raise ConfigError(
+                f"port {port} can't be listened at: {exc.strerror}; another --port, or 0 for any "
+                "free one"
+            ) from exc
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.hosts = {f"127.0.0.1:{self.port}", f"localhost:{self.port}"}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bt.config import ConfigError
 from bt.outside import NoAnswer
 from bt.watching.federation import Federation
 from bt.watching.simulated import Simulated
@@ -103,6 +104,11 @@ def test_who_may_not_read_it(
 
 def test_it_listens_on_this_machine_alone(dashboard: Dashboard) -> None:
     assert dashboard._server.server_address[0] == "127.0.0.1"
+
+
+def test_a_port_that_is_taken(dashboard: Dashboard, source: Fixed) -> None:
+    with pytest.raises(ConfigError, match=r"can't be listened at: .*; another --port, or 0"):
+        Dashboard(source, dashboard.port)
 
 
 def test_peers_are_asked_only_while_somebody_looks(
