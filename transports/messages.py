@@ -167,7 +167,8 @@ _KINDS: dict[str, Any] = {
     "report": Report,
 }
 _KIND_OF = {kind: name for name, kind in _KINDS.items()}
-_REPEATED_BYTES = 1 << 10  # headers up to this may come again just so
+_REPEATED_BYTES = 1 << 10  # headers up to this may come again just so,
+_REPEATED = 4096  # and so many are remembered: two or three of each of a thousand peers
 _FIELDS = {
     name: tuple(each.name for each in fields(kind) if each.name != "data")
     for name, kind in _KINDS.items()
@@ -215,12 +216,12 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
 
 
 # Peers say the same again and again until their version changes.
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_REPEATED)
 def _encoded(message: Ping | Version | Ask) -> bytes:
     return header.write(_about(message))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_REPEATED)
 def _decoded(head: bytes) -> Message:
     return _without_data(head)
 
