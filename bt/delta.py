@@ -20,6 +20,10 @@ from transports.schema import Schema, SchemaError
 _MAX_HEADER_BYTES = 4096
 
 
+class OtherBase(messages.Malformed):
+    """What answers an earlier question for the same image, asked from another base."""
+
+
 def chooser(setting: str, nbytes: int) -> Callable[[Link], str]:
     """How to code models of `nbytes` for a link: `setting`, or, for "auto", what is fastest."""
     if setting != "auto":
@@ -69,8 +73,10 @@ def unpack(
     kind, sender, version, samples, schema, coding, of, result = header.fields(
         about, "kind", "sender", "version", "samples", "schema", "encoding", "base", "result"
     )
-    if (kind, schema, coding, of) != ("delta", base.schema.hash, encoding, named):
+    if (kind, schema, coding) != ("delta", base.schema.hash, encoding):
         raise messages.Malformed("not the difference that was asked for")
+    if of != named:
+        raise OtherBase("a difference from another model than the one named")
     body = rest[0] if rest else memoryview(b"")
     try:
         weights = decode(Encoded(Schema.from_header(table), body), base, encoding)

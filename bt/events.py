@@ -45,12 +45,14 @@ class Rejected:
 class Merged:
     """All of the model of `peer` was merged; `refused` says why if a Merge was not carried out.
 
-    `kept` is the digest of that model if it is kept, for differences from it.
+    `kept` is the digest of that model if it is kept, for differences from it. `late`: it was
+    refused as the answer to an earlier question, and can be asked for again.
     """
 
     peer: str
     refused: str | None = None
     kept: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

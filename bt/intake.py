@@ -27,6 +27,10 @@ class Refused(Exception):
     """A model that must not be merged; the message says why."""
 
 
+class Late(Refused):
+    """The answer to an earlier question: no offence, but of no use now."""
+
+
 ABSURD = 1e3  # times as long as one's own: no honest model is
 
 
@@ -183,6 +187,8 @@ class Intake:
         try:
             model, weights, digest = delta.unpack(file, base, named, merge.weights.encoding)
             _check(model, merge.announced)
+        except delta.OtherBase as exc:
+            raise Late(str(exc)) from exc
         except messages.MessageError as exc:
             raise Refused(str(exc)) from exc
         self._check_values(0, weights.body(), incoming)

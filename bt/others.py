@@ -53,9 +53,13 @@ class Other:
             return False
         return self.known.version > merged
 
+    def is_ahead_of(self, answer: messages.Version) -> bool:
+        """Whether it told of a newer version before."""
+        return self.known is not None and answer.version < self.known.version
+
     def outdated(self, answer: messages.Version, now: float, patience_s: float) -> str:
         """Why its answer to a ping is a lie; empty: it need not be one."""
-        if self.known is None or answer.version >= self.known.version:
+        if self.known is None or not self.is_ahead_of(answer):
             self.trust.fresh()
         elif self.trust.stale(now, patience_s):
             told, known = Version(*answer.version), Version(*self.known.version)
@@ -63,7 +67,7 @@ class Other:
         return ""
 
 
-@lru_cache(maxsize=256)  # who asks again is told the same
+@lru_cache(maxsize=4096)  # who asks again is told the same
 def knowing(told: messages.Version, seen: Version) -> messages.Version:
     """What a peer tells one of which it knows the version `seen`."""
     return replace(told, seen=seen)

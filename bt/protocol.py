@@ -204,9 +204,11 @@ class Peer:
             case messages.Pull():
                 out.append(events.Serve(message))
             case messages.Version():
-                asked = None if event.published else self._awaited.pop(sender, None)
+                asked = not event.published and self._awaited.pop(sender, None) is not None
                 self._learn(other, message, now, out)
-                if asked is not None and (why := other.outdated(message, now, self.timing.pull_s)):
+                if asked and other.is_ahead_of(message):  # it lost its disk, and may not ask us
+                    out.append(events.Send(sender, self.answer(sender)))
+                if asked and (why := other.outdated(message, now, self.timing.pull_s)):
                     self._set_aside(sender, why, now, out)
             case messages.Weights():
                 self._take(message, now, out)
@@ -234,17 +236,14 @@ class Peer:
         if version is None:
             self._set_aside(sender, f"claims to know our version {seen}", now, out)
             return
-        self.version = version
-        self.digest = None  # until it is served under its new version
+        self.version, self.digest = version, None  # until it is served under that
         out.append(events.Persist())
 
     def _take(self, message: messages.Weights, now: float, out: list[Instruction]) -> None:
         try:
             transfer = self._pulls.take(message, now)
         except Gone:
-            self._others[message.sender].failures += 1
-            self._pulls.waiting.append(message.sender)  # it may have something newer
-            self._drop_pull(message.sender, out)
+            self._drop_pull(message.sender, out, again=True)  # it may have something newer
             return
         except Misfit as exc:
             self._set_aside(message.sender, str(exc), now, out)
@@ -254,17 +253,21 @@ class Peer:
             keep = transfer.encoding != messages.PLAIN
             out.append(events.Merge(message, transfer.announced, own_samples, transfer.base, keep))
 
-    def _drop_pull(self, peer: str, out: list[Instruction]) -> None:
+    def _drop_pull(self, peer: str, out: list[Instruction], *, again: bool = False) -> None:
+        if again:
+            self._others[peer].failures += 1
+            self._pulls.waiting.append(peer)
         if self._pulls.drop(peer):
             out.append(events.StartOver())
 
     def _confirm_merge(self, merged: events.Merged, now: float, out: list[Instruction]) -> None:
-        other = self._others[merged.peer]
-        other.base = merged.kept
-        if merged.refused is not None:
+        self._others[merged.peer].base = merged.kept
+        if merged.late:
+            self._drop_pull(merged.peer, out, again=True)
+        elif merged.refused is not None:
             self._set_aside(merged.peer, merged.refused, now, out)
         elif self._pulls.confirm(merged.peer):
-            other.trust.merit()
+            self._others[merged.peer].trust.merit()
 
     def _lost(self, peer: str, reason: str, now: float, out: list[Instruction]) -> None:
         other = self._others[peer]
@@ -290,8 +293,7 @@ class Peer:
             raise RuntimeError("nothing was being trained")
         self.vector.update(self._pulls.merged)
         self.version = self.version.next()
-        self.digest = None
-        self.phase = Phase.IDLE
+        self.digest, self.phase = None, Phase.IDLE
         if self.version.count >= self.rounds:
             self.state = "done"
             self._done_at = self._now
@@ -344,9 +346,7 @@ class Peer:
             self._pulls.begin([])
             out.append(events.StartOver())
         if self._aggregating:
-            self._aggregating = False
-            self.phase = Phase.IDLE
-            self.state = "finished"
+            self._aggregating, self.phase, self.state = False, Phase.IDLE, "finished"
             out.append(events.Aggregate(dict(self._pulls.merged)))
             out.append(events.Publish(self.announcement()))
         else:

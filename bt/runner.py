@@ -20,7 +20,7 @@ from bt.checkpoint import TOTALS, Checkpoint, CheckpointFile
 from bt.desk import Desk
 from bt.eventlog import Log, warn
 from bt.gate import Gate
-from bt.intake import Bases, Intake, Refused
+from bt.intake import Bases, Intake, Late, Refused
 from bt.leaving import Leaver
 from bt.merge import MergeRule, WeightedMean
 from bt.protocol import Peer
@@ -300,7 +300,7 @@ class Runner:
             merged = self._intake.take(merge)
         except Refused as exc:
             self._bases.keep(sender, "", None)
-            self._feed(events.Merged(sender, refused=str(exc)))
+            self._feed(events.Merged(sender, refused=str(exc), late=isinstance(exc, Late)))
             return
         if merged is None:
             return
