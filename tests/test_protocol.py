@@ -249,20 +249,6 @@ def test_weights_nobody_asked_for_are_ignored() -> None:
     assert federation.shares == {}
 
 
-def test_a_peer_that_lost_its_disk_and_asks_nobody_is_told_by_who_asks_it() -> None:
-    federation = Federation(AB, rounds=9, schedule=Sequential(AB, 9, seed=0))
-    for name in AB:
-        federation.update(name)
-    federation.crash("b")
-    federation.disk.pop("b")
-    federation.restart("b")
-    federation.start_round("b")
-    assert federation.training == {"b"}, "the first round of this schedule asks nobody"
-    federation.start_round("a")
-    federation.deliver_all()
-    assert federation.peers["b"].version == Version(1, 0)
-
-
 def test_a_peer_that_lost_its_disk_starts_a_new_incarnation() -> None:
     federation = Federation(AB, rounds=9)
     for _ in range(3):
