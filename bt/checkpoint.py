@@ -78,6 +78,7 @@ class CheckpointFile:
         self.damage = None
         found, wrong = _try(self.path)
         if found is not None:
+            self._disk.sync_folder(self.path.parent)  # who renamed it may have died before that
             return found
         before, wrong_too = _try(self.previous)
         if before is not None:
