@@ -5,6 +5,7 @@ What happened is read from each peer's events.jsonl, as anybody could.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +26,23 @@ POLL_S = 0.05
 PATIENCE_S = 280.0  # for anything to happen, on a busy machine
 
 
+def _ports() -> Iterator[int]:
+    """Not among those that systems give to outgoing connections; tests that run side by side
+    each have some of their own, as who asks for one may be long in listening at it."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    mine = range(10_000 + worker % 10 * 2_000, 12_000 + worker % 10 * 2_000)
+    start = random.SystemRandom().randrange(len(mine))
+    return itertools.cycle([*mine[start:], *mine[:start]])
+
+
+_next_ports = _ports()
+
+
 def free_port() -> int:
-    """One to listen at; not among those that systems give to outgoing connections."""
+    """One to listen at that was not given before."""
     while True:
         with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(10_000, 30_000)))
+            probe.bind(("127.0.0.1", next(_next_ports)))
             return int(probe.getsockname()[1])
 
 

@@ -18,6 +18,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("patient")
 
+# Several tests at a time share the processors, and each of them may start several peers.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHAPE = (16, 20, 16)
 AFFINE = np.diag([-1.0, 1.0, 1.5, 1.0])  # left-handed and not isotropic, as scans are
 STRUCTURES = ("blob", "core [bright]")

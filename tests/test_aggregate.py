@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.peers import free_port
 from bt.aggregate import Aggregate, Like, aggregate, like_file
 from bt.config import Config, ConfigError, ModelConfig
 from bt.data.labels import LabelTable
@@ -19,7 +20,6 @@ from bt.weights import FlatWeights
 from tests.test_cli import Bt, bt, refused  # noqa: F401
 from tests.test_outside import Federation, federation  # noqa: F401
 from tests.test_runner import SCHEMA
-from tests.transports.sockets import free_port
 from tests.waiting import wait_until
 
 LIKE = Like(FlatWeights.of({"w": torch.full((3,), 7.0)}), {"format": 1}, SCHEMA.hash)

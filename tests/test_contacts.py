@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks.peers import free_port
 from bt import contacts, roster
 from bt.config import ConfigError
 from bt.contacts import Contacts
 from bt.roster import Member, Observer
-from tests.transports.sockets import deliver, free_port, heard_before
+from tests.transports.sockets import deliver, heard_before
 from transports.base import PeerGone
 from transports.keys import KeyPair
 from transports.zeromq import ZeroMQTransport

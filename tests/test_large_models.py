@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.peers import free_port
 from tests.large_models import MESSAGE_BYTES, SIZES, pull_and_merge
-from tests.transports.sockets import free_port
 from tests.transports.test_mpi import ROOT, mpirun
 from transports.base import Transport
 from transports.inproc import Network

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.peers import free_port
 from bt import contacts, outside, roster
 from bt.checkpoint import CheckpointFile
 from bt.config import ConfigError
@@ -20,7 +21,6 @@ from bt.protocol import Peer
 from bt.roster import Member, Observer
 from bt.runner import Runner
 from tests.test_runner import LIMITS, SCHEMA, TIMEOUT_S, FakeTrainer
-from tests.transports.sockets import free_port
 from transports import image, messages
 from transports.keys import KeyPair
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.peers import free_port
 from bt import founding, neighbours, roster, site
 from bt.config import Config, ConfigError
 from bt.findings import Findings
 from bt.founding import Answers
 from tests.conftest import write_cohort
 from tests.test_cli import Bt, bt, refused  # noqa: F401
-from tests.transports.sockets import free_port
 from tests.waiting import said, wait_until
 from transports.keys import KeyPair
 from transports.reports import Known, Report

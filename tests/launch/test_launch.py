@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.peers import free_port
 from tests.conftest import write_cohort
 from tests.launchers import cluster, sshd
-from tests.transports.sockets import free_port
 from tests.waiting import said, wait_until
 
 pytestmark = pytest.mark.timeout(300)  # many processes start here, on processors that may be busy

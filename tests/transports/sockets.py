@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import time
 from contextlib import suppress
 
 import zmq
 
+from benchmarks.peers import free_port
 from transports.base import PeerGone
 
 NAMES = ("a", "b", "c")
 PATIENCE_S = 20.0
-
-
-def free_port() -> int:
-    """One to listen at; not among those that systems give to outgoing connections."""
-    while True:
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(10_000, 30_000)))
-            return probe.getsockname()[1]
 
 
 def tcp_addresses():

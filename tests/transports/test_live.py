@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.transports.sockets import deliver, free_port, tcp_addresses
+from benchmarks.peers import free_port
+from tests.transports.sockets import deliver, tcp_addresses
 from tests.waiting import wait_until
 from transports import introductions, live
 from transports.base import PeerGone

@@ -15,7 +15,8 @@ from contextlib import ExitStack, closing, suppress
 
 import pytest
 
-from tests.transports.sockets import PATIENCE_S, connected, deliver, free_port, heard_before
+from benchmarks.peers import free_port
+from tests.transports.sockets import PATIENCE_S, connected, deliver, heard_before
 from transports.zeromq import ZeroMQTransport
 
 GREETING_BYTES = 64  # of ZMTP 3; libzmq sends it to everybody

@@ -12,7 +12,8 @@ from contextlib import closing, suppress
 import pytest
 from zmq.utils import z85
 
-from tests.transports.sockets import announce, connected, deliver, free_port, heard_before
+from benchmarks.peers import free_port
+from tests.transports.sockets import announce, connected, deliver, heard_before
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.peers import free_port
 from bt.config import ConfigError
 from bt.watching.metrics import place_of, serving
-from tests.transports.sockets import free_port
 from tests.watching.test_federation import A
 from transports.reports import Report
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.peers import free_port
 from bt.cli import app
 from bt.config import ConfigError
 from bt.watching import source
 from bt.watching.folder import Folder, NothingToWatch
 from tests.report.samples import write_events
 from tests.test_outside import Federation as Running
-from tests.transports.sockets import free_port
 from transports.reports import Report
 
 
