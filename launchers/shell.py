@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from launchers.base import Command
 
 LOG, PROCESS = "log.txt", "pid"  # in the folder a command keeps
+NOT_RUNNING = 3  # exit code of who was to be ended
 
 
 def quoted(word: str) -> str:
@@ -40,12 +41,14 @@ def left_running(command: Command) -> str:
 
 
 def ended(command: Command, lock: str) -> str:
-    """Tell what was left running to leave: SIGTERM, if it still holds its file `lock`."""
+    """Tell what was left running to leave: SIGTERM; NOT_RUNNING if nobody holds its `lock`."""
     assert command.keeps is not None
     kept = quoted(command.keeps)
     there = [] if command.folder is None else [f"cd {quoted(command.folder)}"]
-    tell = f'flock -n {lock} true || kill -TERM "$(cat {PROCESS})"'
-    return " && ".join([*there, f"cd {kept}", f"{{ {tell}; }}"])
+    tell = f'kill -TERM "$(cat {PROCESS})"'
+    return " && ".join(
+        [*there, f"cd {kept}", f"{{ flock -n {lock} true && exit {NOT_RUNNING}; {tell}; }}"]
+    )
 
 
 def _prepared(command: Command) -> list[str]:

@@ -23,7 +23,7 @@ from bt.wording import counted
 from launchers import mpirun, slurm
 from launchers.base import Command, Launcher, LaunchError, Plan
 from launchers.local import LocalLauncher, LocalRun
-from launchers.shell import LOG, ended, expanded
+from launchers.shell import LOG, NOT_RUNNING, ended, expanded
 from launchers.slurm import SlurmJob, SlurmLauncher
 from launchers.ssh import LOST, SshLauncher
 
@@ -205,9 +205,10 @@ def stop(job: Job, console: Console) -> int:
             run.add(Command(command.name, ("sh", "-c", ended(command, LOCK))))
     codes = run.wait(_VERSION_TIMEOUT_S)
     run.stop()
+    says: dict[int | None, str] = {0: "told to leave", NOT_RUNNING: "was not running"}
     for name, code in codes.items():
-        console.print(f"{name}: {'told to leave' if code == 0 else 'could not be told'}")
-    return int(any(codes.values()))
+        console.print(f"{name}: {says.get(code, 'could not be told')}")
+    return int(any(code not in says for code in codes.values()))
 
 
 def collect(job: Job, how: str, seconds: float, console: Console, *, as_json: bool) -> int:

@@ -271,7 +271,7 @@ function drawTiles() {
   const rates = peers.map(p => p.bytes_in_per_s).filter(v => v !== null), aside = peers.filter(p => asideBy(p).length);
   const range = (v, d) => v.length ? `${Math.min(...v).toFixed(d)} to ${Math.max(...v).toFixed(d)}` : "";
   const tiles = [
-    [`${there.length} / ${names.length}`, "peers answer", there.length < names.length],
+    [`${there.length} / ${names.length}`, "peers up or finished", there.length < names.length],
     [number(median(counts), 0) + (rounds ? ` / ${rounds}` : ""), `version, median; ${range(counts, 0)}`],
     [number(median(dice), 3), `Dice, median; ${range(dice, 3)}`],
     [number(median(behind), 1), "versions behind, median" + (behind.length ? `; at most ${Math.max(...behind).toFixed(1)}` : "")],

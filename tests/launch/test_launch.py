@@ -159,8 +159,9 @@ def test_over_ssh_left_running_and_collected(sites: Path) -> None:
     assert early.returncode == 1
     site = sites / "a site's" / "runs" / "run"
     wait_until(lambda: all("version 1/" in said(site / n / "log.txt") for n in "AB"))
-    assert launched(sites, "--via", "ssh", "--stop").returncode == 0
+    assert "A: told to leave" in launched(sites, "--via", "ssh", "--stop").stdout
     wait_until(lambda: all((site / name / "results.json").exists() for name in "AB"))
+    wait_until(lambda: "A: was not running" in launched(sites, "--via", "ssh", "--stop").stdout)
     launched(sites, "--via", "ssh", "--collect")
     results = json.loads((sites / "run" / "results.json").read_text())
     assert results["peers"].keys() == {"A", "B"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launchers.base import Command
-from launchers.shell import ended, expanded, left_running, quoted, text_of
+from launchers.shell import NOT_RUNNING, ended, expanded, left_running, quoted, text_of
 from tests.waiting import lives, said, wait_until
 
 NASTY = (
@@ -42,7 +42,7 @@ def test_the_text_of_a_command() -> None:
         "echo $! > runs/a/pid; }"
     )
     assert ended(command, ".lock") == (
-        'cd ~/work && cd runs/a && { flock -n .lock true || kill -TERM "$(cat pid)"; }'
+        'cd ~/work && cd runs/a && { flock -n .lock true && exit 3; kill -TERM "$(cat pid)"; }'
     )
 
 
@@ -83,7 +83,7 @@ def test_what_is_left_running_outlives_its_shell_and_can_be_ended(tmp_path: Path
         end = ["sh", "-c", ended(command, ".lock")]
         subprocess.run(end, check=True)
         wait_until(lambda: not lives(number))
-        subprocess.run(end, check=True)  # twice does no harm: nobody holds the lock
+        assert subprocess.run(end, check=False).returncode == NOT_RUNNING
     finally:
         if lives(number):
             os.kill(number, signal.SIGKILL)
