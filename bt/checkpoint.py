@@ -77,10 +77,11 @@ class CheckpointFile:
         """
         self.damage = None
         found, wrong = _try(self.path)
-        if found is not None:
+        before, wrong_too = (None, None) if found is not None else _try(self.previous)
+        if found is not None or before is not None:
             self._disk.sync_folder(self.path.parent)  # who renamed it may have died before that
+        if found is not None:
             return found
-        before, wrong_too = _try(self.previous)
         if before is not None:
             self.damage = wrong or f"{self.path} is missing"
             incarnation, count = before.version

@@ -86,8 +86,7 @@ class Peer:
 
     def resume(self, version: Version, vector: VersionVector, joined_at: int = 0) -> None:
         """Go on from a checkpoint; before the first event, and before `digest` is set."""
-        self.version = version
-        self.joined_at = joined_at
+        self.version, self.joined_at = version, joined_at
         self.vector = dict(vector)
         if version.count >= self.rounds:
             self.state = "done"
@@ -196,6 +195,7 @@ class Peer:
     def _receive(self, event: events.Received, now: float, out: list[Instruction]) -> None:
         message, sender = event.message, event.message.sender
         other = self._others[sender]
+        back = other.gone and not event.published  # who is gone is pinged, but not awaited
         if not event.published:
             other.gone, other.heard_at = False, now
         match message:
@@ -206,7 +206,7 @@ class Peer:
             case messages.Version():
                 asked = not event.published and self._awaited.pop(sender, None) is not None
                 self._learn(other, message, now, out)
-                if asked and other.is_ahead_of(message):  # it lost its disk, and may not ask us
+                if (asked or back) and other.is_ahead_of(message):  # no disk; it may not ask us
                     out.append(events.Send(sender, self.answer(sender)))
                 if asked and (why := other.outdated(message, now, self.timing.pull_s)):
                     self._set_aside(sender, why, now, out)

@@ -11,6 +11,7 @@ import torch
 
 from bt.checkpoint import Checkpoint, CheckpointFile
 from bt.modelfile import BadModelFile, read_model, write_model
+from bt.simulation.disk import VirtualDisk
 from bt.versions import Version
 from bt.weights import FlatWeights
 
@@ -132,6 +133,44 @@ def test_a_flipped_bit_anywhere_is_found_and_the_checkpoint_before_is_used(
             assert same(found, replace(OLDER, version=Version(2, 6)))
             assert str(two.path) in two.damage
     assert used_before > 0.9 * len(places)
+
+
+class Dies(Exception):
+    """A process, at this moment."""
+
+
+@pytest.mark.parametrize("dies_before", ["the new one is renamed", "the folder is synced"])
+@pytest.mark.parametrize("seed", range(10))
+def test_power_lost_after_a_start_changes_nothing(
+    tmp_path: Path, dies_before: str, seed: int
+) -> None:
+    """What a peer has gone on with, and told others of, is there at the next start, too."""
+    steps = ["rename", "rename", "sync folder"]  # the first one keeps the checkpoint before
+    left = steps[: 2 if "renamed" in dies_before else 3]
+    done: list[str] = []
+
+    def step(what: str) -> None:
+        done.append(what)
+        if [each for each in done if each in steps] == left:
+            raise Dies
+
+    def start() -> Checkpoint:
+        disk.put_out(file.path)
+        disk.put_out(file.previous)
+        found = file.load()
+        assert found is not None
+        return found
+
+    disk = VirtualDisk(lambda what: None)
+    file = CheckpointFile(tmp_path / "checkpoint.safetensors", disk)
+    file.save(OLDER)
+    disk.step = step
+    with pytest.raises(Dies):
+        file.save(CHECKPOINT)
+    disk.step = lambda what: None
+    gone_on_with = start().version
+    disk.lose_power(random.Random(seed))
+    assert start().version == gone_on_with
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])

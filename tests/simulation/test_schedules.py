@@ -32,6 +32,8 @@ def test_seeds_that_failed_once_hold() -> None:
         15346,  # a lost disk, and a long first fine-tune that asks nobody
         22888,  # a difference that comes twice, the second time when another base was named
         40882,  # dead between rename and sync, started again, and then the power was lost
+        86032,  # the same, with only the checkpoint before the last in its place
+        99532,  # a lost disk, and one who asks, but took the peer for gone
     )
     for seed in seeds:
         assert soak.run_some(Setup(), ALL, range(seed, seed + 1)).failed == {}
