@@ -71,7 +71,10 @@ def test_the_readme_block_is_two_peers(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("example", "least"), [("tabular", 70), ("volumes_3d", 0.6)])
+@pytest.mark.parametrize(
+    ("example", "least"),
+    [("tabular", 70), pytest.param("volumes_3d", 0.6, marks=pytest.mark.slow)],
+)
 def test_an_example_is_two_peers_that_learn(tmp_path: Path, example: str, least: float) -> None:
     program = over_ipc((ROOT / "examples" / f"{example}.py").read_text(encoding="utf-8"))
     (tmp_path / "example.py").write_text(program)

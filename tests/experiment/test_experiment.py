@@ -23,6 +23,7 @@ SMALL = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_it_leaves_the_papers_tables_and_a_second_start_does_only_what_is_missing(
     bt: Bt,  # noqa: F811
