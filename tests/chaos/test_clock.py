@@ -33,10 +33,12 @@ def test_a_federation_does_not_notice_jumps_of_the_wall_clock(
         futures = [federation.start(name, FakeTrainer(), rounds=4) for name in federation.names]
         assert [result(future).reason for future in futures] == ["finished"] * 3
         assert time.monotonic() - began < 20
-        events: list[Any] = [
+        gone: list[Any] = [
             event for name in federation.names for event in federation.events(name, "gone")
         ]
-        assert not events, "somebody was waited for too long, or not long enough"
+        # Who has finished leaves the network, and others that are about to may notice.
+        silent = [event for event in gone if event["reason"] != "not in the network"]
+        assert not silent, "somebody was waited for too long, or not long enough"
         assert len({event["time"] for event in federation.events("a", "fit")}) > 1
     finally:
         federation.close()
