@@ -206,7 +206,7 @@ class Peer:
             case messages.Version():
                 asked = not event.published and self._awaited.pop(sender, None) is not None
                 self._learn(other, message, now, out)
-                if (asked or back) and other.is_ahead_of(message):  # no disk; it may not ask us
+                if (asked or back) and other.is_ahead_of(message):  # lost its disk; may not ask us
                     out.append(events.Send(sender, self.answer(sender)))
                 if asked and (why := other.outdated(message, now, self.timing.pull_s)):
                     self._set_aside(sender, why, now, out)
