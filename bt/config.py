@@ -67,6 +67,7 @@ class FederationConfig:
     longest_wait_s: float = 86_400.0  # once done, for the others, whatever progress they make
     pulls_at_once: int = 2
     fanout: int | None = None  # random peers a round asks; None: all
+    stale_weight: float = 1.0  # sequential: what a model a round old counts, beside a new one
     merge: str = "mean"  # or a rule that one liar can't bend far: clipped, median or trimmed
     compression: str = "none"  # of models on the wire: none, auto or one of ENCODINGS
 
@@ -112,6 +113,7 @@ _AT_LEAST = {
 }
 _AT_MOST = {
     "crop": 1,
+    "stale_weight": 1,
     "spacing_mm": 100,
     "margin_mm": 1000,
     "filters": 1024,
@@ -121,6 +123,7 @@ _AT_MOST = {
 _LARGEST = (1 << 31) - 1  # of any other whole number: what every library below can take
 _POSITIVE = (
     "crop",
+    "stale_weight",
     "spacing_mm",
     "learning_rate",
     "ping_timeout_s",

@@ -116,14 +116,15 @@ class Publish:
 class Merge:
     """Fold a range of a peer's model into this round's running mean, which starts from one's own.
 
-    Ranges come in order. `announced` is what the peer said of this model. `own_samples` 0: one's
-    own weights are still random and stay out. `base`: they are the difference from that model,
-    which was kept. `keep`: the model may be the base of the next.
+    Ranges come in order. `announced` is what the peer said of this model, `weight` what it counts.
+    `own_weight` 0: one's own weights are still random and stay out. `base`: they are the
+    difference from that model, which was kept. `keep`: the model may be the base of the next.
     """
 
     weights: messages.Weights
     announced: messages.Version
-    own_samples: int
+    weight: float
+    own_weight: float
     base: str | None = None
     keep: bool = False
 

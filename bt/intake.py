@@ -97,16 +97,16 @@ class Bases:
 class Intake:
     """The models of one round, from several peers side by side, on their way into `rule`.
 
-    The mean starts from `own`, which counts for `own_samples`.
+    The mean starts from `own`, which counts for `own_weight`.
     """
 
     def __init__(
-        self, rule: Callable[[], MergeRule], own: FlatWeights, own_samples: int, bases: Bases
+        self, rule: Callable[[], MergeRule], own: FlatWeights, own_weight: float, bases: Bases
     ) -> None:
         self._rule = rule()
-        self._rule.start(own, own_samples)
+        self._rule.start(own, own_weight)
         self._bases = bases
-        self._own, self._trained = own, own_samples > 0
+        self._own, self._trained = own, own_weight > 0
         self._schema = own.schema
         self._header = image.header_bytes(own.schema)
         self._incoming: dict[str, _Incoming] = {}
@@ -156,7 +156,7 @@ class Intake:
         if incoming.body is not None:
             incoming.body.update(data)
         self._check_values(begin, data, incoming)
-        self._rule.add(merge.weights.sender, begin, data, merge.announced.samples)
+        self._rule.add(merge.weights.sender, begin, data, merge.weight)
         if incoming.copy is not None:
             incoming.copy.body()[begin : begin + data.nbytes] = data
 
@@ -194,7 +194,7 @@ class Intake:
         self._check_values(0, weights.body(), incoming)
         begins = xxhash.xxh3_128_digest(weights.body()[:GRAIN])
         self._bases.remember(merge.announced, begins, digest)
-        self._rule.add(sender, 0, weights.body(), merge.announced.samples)
+        self._rule.add(sender, 0, weights.body(), merge.weight)
         return events.Merged(sender, kept=self._bases.keep(sender, digest, weights))
 
 

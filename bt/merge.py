@@ -23,12 +23,13 @@ class MergeRule(Protocol):
     """start, add any number of times, finish, and so on with the next round; or start over at any
     time. The arguments are never changed."""
 
-    def start(self, own: FlatWeights, samples: int) -> None:
-        """Begin from one's own model; `samples` 0 leaves its floating-point values out."""
+    def start(self, own: FlatWeights, weight: float) -> None:
+        """Begin from one's own model; `weight` 0 leaves its floating-point values out."""
 
-    def add(self, peer: str, begin: int, data: memoryview, samples: int) -> None:
-        """Take bytes [begin, begin + len(data)) of the body of the model of `peer`, trained on
-        `samples` scans (at least 1). Every model is added whole, in any number of ranges."""
+    def add(self, peer: str, begin: int, data: memoryview, weight: float) -> None:
+        """Take bytes [begin, begin + len(data)) of the body of the model of `peer`, which counts
+        for `weight` (above 0; by rights its number of scans). Every model is added whole, in any
+        number of ranges."""
 
     def finish(self) -> FlatWeights:
         """The merged model. One's own if nothing was added."""
@@ -37,47 +38,48 @@ class MergeRule(Protocol):
 class WeightedMean:
     """sum_i (a_i / a) W^i with a = sum_i a_i, kept as a running mean in the models' own dtype.
 
-    Each grain of the body counts the samples in it, so models may arrive side by side.
+    a_i is the weight of a model. Each grain of the body knows the sum of the weights in it, so
+    models may arrive side by side.
     """
 
     def __init__(self) -> None:
         self._own: FlatWeights | None = None
         self._mean: FlatWeights | None = None
         self._runs: dict[torch.dtype, tuple[int, Tensor, Tensor]] = {}  # begin, of own, of mean
-        self._samples: list[int] = []  # by grain
-        self._own_samples = 0
+        self._weights: list[float] = []  # by grain
+        self._own_weight = 0.0
 
-    def start(self, own: FlatWeights, samples: int) -> None:
+    def start(self, own: FlatWeights, weight: float) -> None:
         self._own = own
-        self._own_samples = samples
+        self._own_weight = weight
         self._mean = FlatWeights.empty(own.schema)
         self._runs = {
             mine.values.dtype: (mine.begin, mine.values, mean.values)
             for mine, mean in zip(own.floats(), self._mean.floats(), strict=True)
         }
-        self._samples = [-1] * -(-own.schema.nbytes // GRAIN)  # -1: not even one's own
+        self._weights = [-1.0] * -(-own.schema.nbytes // GRAIN)  # -1: not even one's own
         edge = 0
         for _, begin, end in (*own.schema.float_runs, ("", own.schema.nbytes, 0)):
             self._mean.buffer[edge:begin] = own.buffer[edge:begin]  # integers
             edge = end
 
-    def add(self, peer: str, begin: int, data: memoryview, samples: int) -> None:
+    def add(self, peer: str, begin: int, data: memoryview, weight: float) -> None:
         if self._own is None:
             raise RuntimeError("start() comes before add()")
-        check_range(begin, data, samples, self._own.schema.nbytes)
+        check_range(begin, data, weight, self._own.schema.nbytes)
         end = begin + data.nbytes
         grains = range(begin // GRAIN, -(-end // GRAIN))
-        for before, group in groupby(grains, key=self._samples.__getitem__):
+        for before, group in groupby(grains, key=self._weights.__getitem__):
             same = list(group)
             first, until = same[0] * GRAIN, min((same[-1] + 1) * GRAIN, end)
-            self._fold(first, data[first - begin : until - begin], before, samples)
-            total = (self._own_samples if before < 0 else before) + samples
-            self._samples[same[0] : same[-1] + 1] = [total] * len(same)
+            self._fold(first, data[first - begin : until - begin], before, weight)
+            total = (self._own_weight if before < 0 else before) + weight
+            self._weights[same[0] : same[-1] + 1] = [total] * len(same)
 
-    def _fold(self, begin: int, data: memoryview, before: int, samples: int) -> None:
-        """Into a stretch that holds `before` samples so far."""
+    def _fold(self, begin: int, data: memoryview, before: float, weight: float) -> None:
+        """Into a stretch in which models of weight `before` are so far."""
         assert self._own is not None
-        share = samples / (samples + (self._own_samples if before < 0 else before))
+        share = weight / (weight + (self._own_weight if before < 0 else before))
         for at, theirs in floats_in(self._own.schema, begin, data):
             run_begin, own, mean = self._runs[theirs.dtype]
             first = (at - run_begin) // theirs.itemsize
@@ -91,18 +93,18 @@ class WeightedMean:
     def finish(self) -> FlatWeights:
         if self._own is None or self._mean is None:
             raise RuntimeError("start() comes before finish()")
-        if min(self._samples, default=0) < 0 <= max(self._samples, default=0):
+        if min(self._weights, default=0) < 0 <= max(self._weights, default=0):
             raise RuntimeError("a model was added in part")
-        merged = self._own.copy() if max(self._samples, default=-1) < 0 else self._mean
+        merged = self._own.copy() if max(self._weights, default=-1) < 0 else self._mean
         self._own = self._mean = None
         self._runs = {}
         return merged
 
 
-def check_range(begin: int, data: memoryview, samples: int, nbytes: int) -> None:
+def check_range(begin: int, data: memoryview, weight: float, nbytes: int) -> None:
     """Raise ValueError unless this may be a range of a model with a body of `nbytes`."""
     end = begin + data.nbytes
     if begin % GRAIN or (end % GRAIN and end != nbytes) or not 0 <= begin <= end <= nbytes:
         raise ValueError(f"bytes {begin} to {end} are no range of a model of {nbytes}")
-    if samples < 1:
-        raise ValueError(f"a model trained on {samples} scans has no weight")
+    if weight <= 0:
+        raise ValueError(f"a model can't count for {weight}")

@@ -317,6 +317,14 @@ Merge = Annotated[
         help="mean (default, by number of scans), or, should one lie: clipped, median, trimmed.",
     ),
 ]
+StaleWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--stale-weight",
+        rich_help_panel=_RUN,
+        help="What a model a round old counts, with --schedule sequential. Default: 1, like new.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="Decides split, weights and batches. Default: 0.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where to write. Default: runs/NAME.")

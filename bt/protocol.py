@@ -249,9 +249,10 @@ class Peer:
             self._set_aside(message.sender, str(exc), now, out)
             return
         if transfer is not None:
-            own_samples = self.samples if self.version.count else 0
-            keep = transfer.encoding != messages.PLAIN
-            out.append(events.Merge(message, transfer.announced, own_samples, transfer.base, keep))
+            told, keep = transfer.announced, transfer.encoding != messages.PLAIN
+            own = self.schedule.weight(self, self.announcement()) if self.version.count else 0.0
+            weights = self.schedule.weight(self, told), own
+            out.append(events.Merge(message, told, *weights, transfer.base, keep))
 
     def _drop_pull(self, peer: str, out: list[Instruction], *, again: bool = False) -> None:
         if again:
@@ -360,8 +361,7 @@ class Peer:
         self.phase = Phase.TRAINING
         if self.version.count == 0 and self._pulls.merged:
             self.joined_at = min(typical_count(self._pulls.merged), self.rounds)
-        update, merged = self.joined_at + self.version.count, tuple(self._pulls.merged)
-        out.append(events.Train(update, merged))
+        out.append(events.Train(self.joined_at + self.version.count, tuple(self._pulls.merged)))
 
     def _wind_up(self, now: float, out: list[Instruction]) -> None:
         """Done: once everybody is, form the aggregated model; once all have theirs, leave."""

@@ -50,7 +50,7 @@ class _Block(NamedTuple):
 @dataclass
 class _Model:
     place: int
-    samples: int
+    weight: float
     arrived: int = 0  # bytes
 
 
@@ -63,20 +63,20 @@ class _AtOnce:
         self._folder = folder
         self._spool: Spool | None = None
         self._own: FlatWeights | None = None
-        self._own_samples = 0
+        self._own_weight = 0.0
         self._models: dict[str, _Model] = {}
 
-    def start(self, own: FlatWeights, samples: int) -> None:
-        self._own, self._own_samples = own, samples
+    def start(self, own: FlatWeights, weight: float) -> None:
+        self._own, self._own_weight = own, weight
         self._models = {}
 
-    def add(self, peer: str, begin: int, data: memoryview, samples: int) -> None:
+    def add(self, peer: str, begin: int, data: memoryview, weight: float) -> None:
         if self._own is None:
             raise RuntimeError("start() comes before add()")
-        check_range(begin, data, samples, self._own.schema.nbytes)
+        check_range(begin, data, weight, self._own.schema.nbytes)
         if self._spool is None:
             self._spool = Spool(self._folder, self._own.schema.nbytes)
-        model = self._models.setdefault(peer, _Model(self._kept + len(self._models), samples))
+        model = self._models.setdefault(peer, _Model(self._kept + len(self._models), weight))
         self._spool.write(model.place, begin, data)
         model.arrived += data.nbytes
 
@@ -111,12 +111,12 @@ class TrimmedMean(_AtOnce):
     """
 
     def _merge(self, own: FlatWeights, spool: Spool, merged: FlatWeights) -> None:
-        models = len(self._models) + bool(self._own_samples)
+        models = len(self._models) + bool(self._own_weight)
         dropped = self._dropped(models)
         for dtype, begin, end in own.schema.float_runs:
             for block in _Block(DTYPES[dtype], begin, end).cut(models):
                 mine, theirs = self._values(block, own, spool)
-                rows = [*theirs, mine] if self._own_samples else [*theirs]
+                rows = [*theirs, mine] if self._own_weight else [*theirs]
                 block.of(merged).copy_(_middle(rows, dropped))
 
     def _dropped(self, models: int) -> int:
@@ -156,8 +156,8 @@ class ClippedMean(_AtOnce):
         self._merged_before = False
 
     def _merge(self, own: FlatWeights, spool: Spool, merged: FlatWeights) -> None:
-        samples = torch.tensor([model.samples for model in self._models.values()]).double()
-        shares = samples / (samples.sum() + self._own_samples)
+        weights = torch.tensor([model.weight for model in self._models.values()]).double()
+        shares = weights / (weights.sum() + self._own_weight)
         for spec in own.schema.specs:
             if spec.dtype not in FLOAT_DTYPES:
                 continue
@@ -175,7 +175,7 @@ class ClippedMean(_AtOnce):
                 if self._merged_before:
                     before = spool.read(0, block.begin, block.end).view(block.dtype)
                     way += _squares((centre - before)[None]).item()
-            votes = [*squares.tolist(), way] if self._own_samples else squares.tolist()
+            votes = [*squares.tolist(), way] if self._own_weight else squares.tolist()
             radius = sorted(votes)[(len(votes) - 1) // 2] ** 0.5
             lengths = squares.sqrt()
             clipped = torch.where(lengths > radius, shares * radius / lengths, shares)
@@ -195,7 +195,7 @@ class ClippedMean(_AtOnce):
         centre = self._centre(mine, theirs)
         ways = theirs - centre
         votes = [*ways.abs()]
-        if self._own_samples:
+        if self._own_weight:
             before = spool.read(0, block.begin, block.end).view(block.dtype)
             votes.append(
                 (centre - before).abs() if self._merged_before else torch.zeros_like(mine)
@@ -205,7 +205,7 @@ class ClippedMean(_AtOnce):
         block.of(merged).copy_(centre + pull)
 
     def _centre(self, own: Tensor, theirs: Tensor) -> Tensor:
-        if self._own_samples:
+        if self._own_weight:
             return own
         return _middle([*theirs.clone()], (len(theirs) - 1) // 2)
 

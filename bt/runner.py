@@ -293,8 +293,8 @@ class Runner:
 
     def _merge(self, merge: events.Merge) -> None:
         if self._intake is None:
-            own, samples = self._snapshot, merge.own_samples
-            self._intake = Intake(self._new_rule, own, samples, self._bases)
+            own, weight = self._snapshot, merge.own_weight
+            self._intake = Intake(self._new_rule, own, weight, self._bases)
         announced, sender = merge.announced, merge.weights.sender
         try:
             merged = self._intake.take(merge)

@@ -133,9 +133,9 @@ class Federation:
         partly[weights.sender] = (weights.digest, arrived)
         if arrived < IMAGE_BYTES:
             return []
-        shares = self.shares.setdefault(name, [1.0] if merge.own_samples else [0.0])
-        self.totals[name] = self.totals.get(name, merge.own_samples) + announced.samples
-        share = announced.samples / self.totals[name]
+        shares = self.shares.setdefault(name, [1.0] if merge.own_weight else [0.0])
+        self.totals[name] = self.totals.get(name, merge.own_weight) + merge.weight
+        share = merge.weight / self.totals[name]
         shares[:] = [old * (1 - share) for old in shares] + [share]
         return [events.Merged(weights.sender)]
 

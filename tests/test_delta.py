@@ -54,7 +54,9 @@ class Pair:
                 answer = messages.Weights("b", *fields)
             coded = answer.encoding != messages.PLAIN
             base = self.base if coded else None
-            merged = intake.take(events.Merge(answer, announced, 0, base, keep=True))
+            merged = intake.take(
+                events.Merge(answer, announced, announced.samples, 0, base, keep=True)
+            )
             offset, size = offset + len(answer.data), answer.size
             self.moved += len(answer.data)
         assert merged is not None

@@ -62,6 +62,7 @@ def ranges(
         Merge(
             messages.Weights(announced.sender, *fields, begin, memoryview(whole)[begin:end]),
             announced,
+            announced.samples,
             1,
             keep=keep,
         )
@@ -75,8 +76,8 @@ def cut(chance: random.Random, whole: int = SIZE, header: int = HEADER) -> list[
     return [*sorted(chance.sample(grains, chance.randint(0, len(grains)))), whole]
 
 
-def intake(own: FlatWeights = OWN, own_samples: int = 1, bases: Bases | None = None) -> Intake:
-    return Intake(WeightedMean, own, own_samples, bases or Bases())
+def intake(own: FlatWeights = OWN, own_weight: int = 1, bases: Bases | None = None) -> Intake:
+    return Intake(WeightedMean, own, own_weight, bases or Bases())
 
 
 def whole_of(weights: FlatWeights, **said: object) -> Merge:
@@ -94,12 +95,12 @@ def reference(models: list[FlatWeights], samples: list[int], name: str) -> np.nd
 
 
 @patient
-@given(seed=st.integers(0, 10_000), peers=st.integers(1, 4), own_samples=st.integers(0, 20))
-def test_models_side_by_side_are_merged_exactly(seed: int, peers: int, own_samples: int) -> None:
+@given(seed=st.integers(0, 10_000), peers=st.integers(1, 4), own_weight=st.integers(0, 20))
+def test_models_side_by_side_are_merged_exactly(seed: int, peers: int, own_weight: int) -> None:
     chance = random.Random(seed)
     models = MODELS[: peers + 1]
-    samples = [own_samples, *(chance.randint(1, 50) for _ in range(peers))]
-    coming = intake(own_samples=own_samples)
+    samples = [own_weight, *(chance.randint(1, 50) for _ in range(peers))]
+    coming = intake(own_weight=own_weight)
     waiting = []
     for number in range(1, peers + 1):
         announced, whole = served(models[number], f"p{number}", samples=samples[number])
@@ -125,7 +126,7 @@ def test_without_samples_ones_own_stays_out_whatever_it_is() -> None:
     nan = FlatWeights.of({"w": torch.full((GRAIN,), float("nan")), "n": torch.tensor(5)})
     other = FlatWeights.of({"w": torch.full((GRAIN,), 2.0), "n": torch.tensor(6)})
     for ends in ([0], [0, GRAIN, 2 * GRAIN]):
-        coming = intake(nan, own_samples=0)
+        coming = intake(nan, own_weight=0)
         announced, whole = served(other)
         header = image.header_bytes(other.schema)
         for merge in ranges(announced, whole, [*(header + end for end in ends[1:]), len(whole)]):
@@ -158,8 +159,8 @@ def test_bytes_at_an_odd_place_are_merged_too() -> None:
     announced, whole = served(MODELS[1])
     raw = np.frombuffer(b"-" + whole, np.uint8).copy()
     fields = "b", announced.digest, SIZE, 0, memoryview(raw)[1:]
-    coming = intake(own_samples=0)
-    coming.take(Merge(messages.Weights(*fields), announced, 0))  # type: ignore[arg-type]
+    coming = intake(own_weight=0)
+    coming.take(Merge(messages.Weights(*fields), announced, 1, 0))  # type: ignore[arg-type]
     found = coming.finish().tensors()
     for name in SHAPES:
         assert found[name].equal(MODELS[1].tensors()[name])
@@ -176,7 +177,7 @@ def test_ranges_are_not_kept() -> None:
         data = Bytes(weights.data)
         alive = weakref.ref(data)
         fields = weights.sender, weights.digest, weights.size, weights.offset
-        coming.take(Merge(messages.Weights(*fields, memoryview(data)), announced, 1))
+        coming.take(Merge(messages.Weights(*fields, memoryview(data)), announced, 1, 1))
         del data
         assert alive() is None
 
@@ -238,7 +239,7 @@ def test_what_was_announced_must_come() -> None:
         {"peer": "c"},
     ):
         other, _ = served(SMALL, **said)  # type: ignore[arg-type]
-        line = refused(Merge(merge.weights, other, 1))
+        line = refused(Merge(merge.weights, other, 1, 1))
         assert line.startswith(f"announced ('{other.sender}', {other.version}, {other.samples})")
         assert "its weights say Model(sender='b', version=(0, 1), samples=3)" in line
 
@@ -310,6 +311,7 @@ def test_a_damaged_byte_anywhere_is_refused(data: st.DataObject) -> None:
             "its weights were damaged on the way: the checksum is wrong",
             "tensor 'a' holds NaN, infinity or absurd values",
             "tensor 'b' holds NaN, infinity or absurd values",
+            "its weights are more than 1000 times as large as one's own",
         )
 
 
@@ -341,7 +343,7 @@ def test_another_digest_than_announced_is_refused() -> None:
 
 def test_a_difference_from_what_is_not_here_is_refused() -> None:
     merge = whole_of(SMALL)
-    assert "not here" in refused(Merge(merge.weights, merge.announced, 1, base="0" * 32))
+    assert "not here" in refused(Merge(merge.weights, merge.announced, 1, 1, base="0" * 32))
 
 
 def test_nothing_of_a_refused_model_is_kept() -> None:

@@ -104,7 +104,7 @@ def test_a_model_absurdly_larger_than_ones_own_is_refused() -> None:
 
 def test_who_has_no_model_of_its_own_can_not_say_what_is_absurd() -> None:
     huge = scaled(1e6)
-    assert intake(wide(OWN), own_samples=0).take(whole_of(huge)) is not None
+    assert intake(wide(OWN), own_weight=0).take(whole_of(huge)) is not None
     assert intake(scaled(0.0)).take(whole_of(huge)) is not None
 
 

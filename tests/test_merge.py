@@ -136,7 +136,7 @@ def test_what_cant_be_merged_is_refused() -> None:
     with pytest.raises(RuntimeError, match="start"):
         add(rule, of(1), 1)
     rule.start(of(1), 1)
-    with pytest.raises(ValueError, match="0 scans"):
+    with pytest.raises(ValueError, match="count for 0"):
         add(rule, of(2), 0)
     with pytest.raises(ValueError, match="no range"):
         add(rule, FlatWeights.of({"w": torch.zeros(6)}), 1)

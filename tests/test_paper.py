@@ -162,7 +162,7 @@ def test_a_new_client_starts_from_the_others_models_without_its_own_random_weigh
     merges = recorded_merges(federation)
     federation.deliver_all()
     assert {merge.weights.sender for merge in merges} == {"b", "c"}
-    assert {merge.own_samples for merge in merges} == {0}
+    assert {merge.own_weight for merge in merges} == {0}
 
     rule = WeightedMean()
     rule.start(FlatWeights.of({"w": torch.tensor([float("nan")])}), 0)

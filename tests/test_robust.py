@@ -181,7 +181,7 @@ def test_what_cant_be_merged_is_refused() -> None:
     with pytest.raises(RuntimeError, match="start"):
         rule.finish()
     rule.start(other, 1)
-    with pytest.raises(ValueError, match="0 scans"):
+    with pytest.raises(ValueError, match="count for 0"):
         rule.add("a", 0, other.body(), 0)
     with pytest.raises(ValueError, match="no range"):
         rule.add("a", 8, other.body()[8:], 1)

@@ -75,11 +75,12 @@ class Clients:
         rounds: int,
         epochs: int,
         merge: str = "mean",
+        stale_weight: float = 1.0,
         told: Callable[[str, FitMetrics], None] = lambda name, metrics: None,
     ) -> None:
         self.names = tuple(trainers)
         self.rounds = rounds
-        self.merge = merge  # BrainTorrent's rule
+        self.merge, self.stale_weight = merge, stale_weight  # BrainTorrent's rule
         self.samples = {name: trainer.samples for name, trainer in trainers.items()}
         self.steps = {  # of a fine-tune: simulated time, where peers are equally fast
             name: epochs * -(-len(trainer.images) // trainer.config.batch_size)

@@ -77,6 +77,7 @@ def _run(
         rounds=part.config.federation.rounds,
         epochs=part.config.train.epochs,
         merge=part.config.federation.merge,
+        stale_weight=part.config.federation.stale_weight,
         told=told,
     )
     method = STRATEGIES[part.method]

@@ -64,6 +64,7 @@ def gather(
         "start": first.choices.start,
         "fanout": first.choices.fanout,
         "merge": config.federation.merge,
+        "stale_weight": config.federation.stale_weight,
         "structures": list(results[0]["structures"]),
         "machine": machine(),
     }

@@ -111,8 +111,8 @@ class Federation:
                 self._flying.append((pull.sender, self._shelves[name].read(pull, name, _NOW)))
             case events.Merge():
                 if name not in self._intakes:
-                    own, samples = self.models[name], instruction.own_samples
-                    self._intakes[name] = Intake(self._rules[name], own, samples, self._bases)
+                    own, weight = self.models[name], instruction.own_weight
+                    self._intakes[name] = Intake(self._rules[name], own, weight, self._bases)
                 merged = self._intakes[name].take(instruction)
                 return [] if merged is None else [merged]
             case events.StartOver():

@@ -68,7 +68,7 @@ def cyclic(clients: Clients, seed: int, fanout: int | None) -> Iterator[Round]:
 
 def braintorrent(clients: Clients, seed: int, fanout: int | None) -> Iterator[Round]:
     """The paper's schedule: all train locally, then a random client at a time initiates."""
-    schedule = Sequential(clients.names, clients.rounds, seed)
+    schedule = Sequential(clients.names, clients.rounds, seed, clients.stale_weight)
     yield from _rounds(Federation(clients, schedule, seed, fanout))
 
 

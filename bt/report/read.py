@@ -44,6 +44,7 @@ _SETTINGS = {  # of experiment.json, for people
     "batch_norm": "batch norm",
     "start": "initial weights",
     "fanout": "peers merged at most",
+    "stale_weight": "weight of a model a round old",
     "machine": "machine",
 }
 
