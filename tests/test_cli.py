@@ -90,6 +90,8 @@ def test_help_says_what_one_would_not_guess(bt: Bt) -> None:
         (["--data", "COHORT", "--peers", "1"], "at least 2 peers"),
         (["--data", "COHORT", "--peers", "2", "--merge", "median"], "needs the models of 2 other"),
         (["--data", "COHORT", "--merge", "krum"], "merge = 'krum': expected one of mean, clipped"),
+        (["--data", "COHORT", "--stale-weight", "0.5"], "needs --schedule sequential"),
+        (["--data", "COHORT", "--stale-weight", "2"], "stale_weight = 2.0: expected at most 1"),
         (["--data", "COHORT", "--peers", "9"], "too few labelled scans"),
         (["--data", "COHORT", "--rounds", "0"], "rounds = 0: expected at least 1"),
         (["--data", "COHORT", "--view", "top"], "view = 'top'"),

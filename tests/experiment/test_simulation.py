@@ -46,19 +46,23 @@ def federation(
     return found
 
 
-def test_one_at_a_time_is_exactly_what_bt_train_does(cohort: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stale_weight", [1.0, 0.25])
+def test_one_at_a_time_is_exactly_what_bt_train_does(
+    cohort: Path, tmp_path: Path, stale_weight: float
+) -> None:
     config = change(
         Config(),
         {
             "path": str(cohort), "peers": 3, "test_scans": 1, "filters": 2, "rounds": 3,
             "epochs": 1, "schedule": "sequential", "precision": "float32", "device": "cpu",
+            "stale_weight": stale_weight,
         },
     )  # fmt: skip
     run = prepare(config, make_console())
     assert run_threads(run, tmp_path, make_console()) == "finished"
     (part,) = parts_of(run.config, run.split, [plan.BRAINTORRENT], 1, Choices())
     mine = Clients(make_trainers(part, *load(part)), rounds=3, epochs=1)
-    simulated = Federation(mine, Sequential(mine.names, 3, seed=0), seed=0)
+    simulated = Federation(mine, Sequential(mine.names, 3, 0, stale_weight), seed=0)
     assert len(list(simulated.updates())) == 9
     for name in mine.names:
         checkpoint = CheckpointFile(tmp_path / name / "checkpoint.safetensors").load()

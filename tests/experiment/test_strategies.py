@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bt.experiment import plan, strategies
+from bt.experiment.clients import Clients
 from bt.experiment.strategies import STRATEGIES, Round
 from bt.weights import FlatWeights
 from tests.experiment.small import EPOCHS, clients, close, network, same, trainer, trainers
@@ -122,3 +123,14 @@ def test_a_round_of_braintorrent_is_an_update_per_client() -> None:
         assert sum(found._updates.values()) == 3 * number
         assert one.aggregated is not None
         assert close(one.aggregated, found.average(one.clients))
+
+
+def test_an_old_model_may_count_less_in_braintorrent() -> None:
+    def last(stale_weight: float) -> FlatWeights:
+        found = Clients(trainers(), rounds=3, epochs=EPOCHS, stale_weight=stale_weight)
+        *_, one = strategies.braintorrent(found, 0, None)
+        assert one.aggregated is not None
+        return one.aggregated
+
+    assert not close(last(1.0), last(0.1))
+    assert same(last(0.1), last(0.1))
