@@ -184,6 +184,20 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
+def check_together(federation: FederationConfig) -> None:
+    """Raise ConfigError where a setting has no effect because of another one."""
+    if federation.stale_weight == 1:
+        return
+    weight = f"stale_weight = {federation.stale_weight}"
+    if federation.schedule != "sequential":
+        raise ConfigError(
+            f"{weight} needs --schedule sequential: where nobody takes turns, nobody knows how "
+            "old a model is"
+        )
+    if federation.merge in ("median", "trimmed"):
+        raise ConfigError(f"{weight} needs --merge mean or clipped: the others count all alike")
+
+
 def folder_of(transport: str) -> str | None:
     """The folder of "folder:DIR"; None for another transport. Raises ConfigError."""
     kind, colon, folder = transport.partition(":")

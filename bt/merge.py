@@ -106,5 +106,5 @@ def check_range(begin: int, data: memoryview, weight: float, nbytes: int) -> Non
     end = begin + data.nbytes
     if begin % GRAIN or (end % GRAIN and end != nbytes) or not 0 <= begin <= end <= nbytes:
         raise ValueError(f"bytes {begin} to {end} are no range of a model of {nbytes}")
-    if weight <= 0:
+    if not weight > 0:  # nor NaN
         raise ValueError(f"a model can't count for {weight}")

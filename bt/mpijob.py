@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bt import config as configs
 from bt import peer, rundir
-from bt.config import Config, ConfigError
+from bt.config import Config, ConfigError, check_together
 from bt.console import make_console
 from bt.contacts import Contacts
 from bt.errors import USER_ERRORS, in_one_line
@@ -119,6 +119,7 @@ def _prepare(
             f"{asked.peers} peers, as --peers or the config file says, but mpirun started {ranks} "
             f"ranks: use mpirun -n {asked.peers}, or --peers {ranks}"
         )
+    check_together(asked)
     run = prepare(config, console)
     folder = rundir.choose(out, run_name(config)).resolve()
     if rundir.enter(folder, run.config):

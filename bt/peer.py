@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from bt import rundir
-from bt.config import Config, to_toml
+from bt.config import Config, check_together, to_toml
 from bt.console import Progress, print_paths, print_results
 from bt.contacts import Contacts
 from bt.data.labels import LabelTable
@@ -106,6 +106,7 @@ def run(
     once for all; "launch" shows what this peer finds, from its results.json. `metrics`: host and
     port where they are served.
     """
+    check_together(config.federation)
     name = contacts.name
     nodes: list[Node] = []  # this one, once there is one
     lifeline.watch(lambda: _launcher_is_gone(nodes))

@@ -10,7 +10,7 @@ from pathlib import Path
 from bt import contacts, neighbours, roster
 from bt import site as sites
 from bt.aggregate import Like
-from bt.config import Config, ConfigError
+from bt.config import Config, ConfigError, check_together
 from bt.contacts import Contacts
 from bt.data.cache import load_volumes
 from bt.data.checks import BadScan
@@ -44,6 +44,7 @@ def examine(
     found = Findings(tell)
     try:
         site, config = sites.read(file)
+        check_together(config.federation)
         if site.roster is None or site.keys is None or site.out is None:
             raise ConfigError(f"{file}: [site] with roster, keys and out is needed")
     except ConfigError as exc:

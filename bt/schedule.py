@@ -53,7 +53,8 @@ class Sequential:
 
     A model that is a round old, as many turns as there are peers, counts `stale_weight` times
     what a new one does, one of two rounds that squared, and so on: it knows nothing of what came
-    after it. 1, as in the paper: all count alike.
+    after it. 1, as in the paper: all count alike. Of a peer that the schedule does not know, or
+    that has lost its disk, nobody knows which turn it had: its models count as new.
     """
 
     def __init__(
@@ -85,10 +86,11 @@ class Sequential:
 
     def weight(self, peer: Peer, model: messages.Version) -> float:
         """Whatever count a model claims, none is newer than of the turn before."""
-        if peer.state != "training":
-            return model.samples  # the aggregated model, not a step on the way
+        incarnation, count = model.version
+        if peer.state != "training" or incarnation or model.sender not in self._turns_of:
+            return model.samples  # the first: the aggregated model is not a step on the way
         now = self._turn(peer.me, peer.version.count + 1)
-        then = self._turn(model.sender, model.version[1])
+        then = self._turn(model.sender, count)
         age = max(now - 1 - then, 0) / self._peers
         return model.samples * max(math.pow(self._stale_weight, age), _LEAST_FRESH)
 

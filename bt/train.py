@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 
 from bt import rundir
-from bt.config import Config, ConfigError, change, folder_of
+from bt.config import Config, ConfigError, change, check_together, folder_of
 from bt.console import print_paths, print_results
 from bt.data.cache import load_volumes
 from bt.federation import Prepared, gather, prepare
 from bt.localrun import run_processes, run_threads
-from bt.node import make_schedule, make_trainer
+from bt.node import make_trainer
 from bt.precision import Precision
 from bt.report.cli import report_of_run
 from bt.robust import check_enough
@@ -37,7 +37,7 @@ def train(config: Config, out: Path | None, console: Console, *, as_json: bool) 
     if config.federation.peers < 2:
         raise ConfigError("a federation needs at least 2 peers")
     check_enough(config.federation.merge, config.federation.peers - 1, config.federation.fanout)
-    make_schedule(config, [])  # or it can't be
+    check_together(config.federation)
     rundir.refuse_finished(out)
     _check_shared(config, out)
     rundir.refuse_unwritable(rundir.choose(out, run_name(config)))

@@ -40,7 +40,7 @@ class Federation:
         self.served: dict[str, str] = {}  # peer -> digest of its image
         self.partly: dict[str, dict[str, tuple[str, int]]] = {}  # what came of whose image
         self.shares: dict[str, list[float]] = {}  # of the round going on
-        self.totals: dict[str, int] = {}
+        self.totals: dict[str, float] = {}
         self.trained: list[tuple[str, tuple[str, ...]]] = []
         self.update_numbers: dict[str, list[int]] = {}
         self.training: set[str] = set()

@@ -91,6 +91,10 @@ def test_help_says_what_one_would_not_guess(bt: Bt) -> None:
         (["--data", "COHORT", "--peers", "2", "--merge", "median"], "needs the models of 2 other"),
         (["--data", "COHORT", "--merge", "krum"], "merge = 'krum': expected one of mean, clipped"),
         (["--data", "COHORT", "--stale-weight", "0.5"], "needs --schedule sequential"),
+        (
+            ["--schedule", "sequential", "--merge", "median", "--stale-weight", "0.5"],
+            "the others count all alike",
+        ),
         (["--data", "COHORT", "--stale-weight", "2"], "stale_weight = 2.0: expected at most 1"),
         (["--data", "COHORT", "--peers", "9"], "too few labelled scans"),
         (["--data", "COHORT", "--rounds", "0"], "rounds = 0: expected at least 1"),
@@ -151,6 +155,7 @@ PEER = ["--name", "A", "--listen", "tcp://127.0.0.1:7301", "--peer", "B=tcp://12
         (["--peer", "A=tcp://127.0.0.1:7303"], "A"),
         (["--peer", "C=udp://127.0.0.1:7303"], "udp://127.0.0.1:7303"),
         (["--name", "not a name"], "not a name"),
+        (["--stale-weight", "0.5"], "needs --schedule sequential"),
         (["--listen", "tcp://0.0.0.0:7301"], "insecure"),
         (["--listen", "tcp://127.0.0.1"], "tcp://127.0.0.1"),
         (["--listen", "127.0.0.1:7301"], "127.0.0.1:7301"),

@@ -22,13 +22,16 @@ def of(value: float, steps: int = 0) -> FlatWeights:
     return FlatWeights.of({"w": torch.full((3,), float(value)), "steps": torch.tensor(steps)})
 
 
-def add(rule: WeightedMean, other: FlatWeights, samples: int) -> None:
+def add(rule: WeightedMean, other: FlatWeights, samples: float) -> None:
     """A whole model in one range."""
     rule.add("other", 0, other.body(), samples)
 
 
-@given(samples=st.lists(st.integers(1, 10_000), min_size=1, max_size=20), seed=st.integers(0, 999))
-def test_it_equals_a_float64_reference(samples: list[int], seed: int) -> None:
+@given(
+    samples=st.lists(st.integers(1, 10_000) | st.floats(1e-3, 10_000), min_size=1, max_size=20),
+    seed=st.integers(0, 999),
+)
+def test_it_equals_a_float64_reference(samples: list[float], seed: int) -> None:
     models = np.random.default_rng(seed).normal(size=(len(samples), 50)).astype(np.float32)
     rule = WeightedMean()
     rule.start(FlatWeights.of({"w": torch.from_numpy(models[0])}), samples[0])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from bt.protocol import Peer
 from bt.schedule import Sequential
 from tests.simulated import SCHEMA, Federation, digest
 from tests.test_paper import recorded_merges
 from transports import messages
 
 ABC = ("a", "b", "c")
-SAMPLES = {"a": 1, "b": 2, "c": 3}
+SAMPLES = {"a": 1, "b": 2, "c": 3, "newcomer": 4}
 ROUNDS = 6
 
 
@@ -55,17 +56,32 @@ def test_the_aggregated_model_is_by_scans_alone() -> None:
 
 @pytest.mark.parametrize("count", [6, 7, 10**9])
 def test_no_count_that_is_claimed_makes_a_model_newer_than_new(count: int) -> None:
-    run = federation(0.1)
+    peer = later(federation(0.1))
+    for name in peer.others:
+        assert 0 < peer.schedule.weight(peer, claim(name, (0, 1))) < SAMPLES[name]
+        assert peer.schedule.weight(peer, claim(name, (0, count))) == SAMPLES[name]
+
+
+def test_models_of_which_nobody_knows_the_turn_count_as_new() -> None:
+    peer = later(federation(0.1))
+    for name in peer.others:  # that has lost its disk
+        assert peer.schedule.weight(peer, claim(name, (1, 1))) == SAMPLES[name]
+    assert peer.schedule.weight(peer, claim("newcomer", (0, 1))) == SAMPLES["newcomer"]
+
+
+def later(run: Federation) -> Peer:
+    """Who is to initiate after two turns."""
     for name in ABC:
         run.update(name)
-    (ready,) = (name for name in ABC if run.peers[name].ready)
-    peer = run.peers[ready]
-    for name in peer.others:
-        version = (0, count)
-        claim = messages.Version(
-            name, version, SAMPLES[name], SCHEMA.hash, "training", digest(name, version)
-        )
-        assert peer.schedule.weight(peer, claim) == SAMPLES[name]
+    for _ in range(2):
+        run.update(next(name for name in ABC if run.peers[name].ready))
+    return next(peer for peer in run.peers.values() if peer.ready)
+
+
+def claim(name: str, version: tuple[int, int]) -> messages.Version:
+    samples = SAMPLES[name]
+    told = digest(name, version)
+    return messages.Version(name, version, samples, SCHEMA.hash, "training", told)
 
 
 def test_however_old_a_model_counts_for_something() -> None:

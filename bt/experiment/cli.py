@@ -83,6 +83,13 @@ Start = Annotated[
         metavar="common|own", rich_help_panel=_PANEL, help="Initial weights of the clients."
     ),
 ]
+StaleWeight = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=_PANEL,
+        help="What a model a round old counts in braintorrent. Default: 1, like a new one.",
+    ),
+]
 Fanout = Annotated[
     int | None,
     typer.Option(
@@ -136,7 +143,7 @@ def uniform(
     precision: opt.PrecisionName = None,
     device: opt.Device = None,
     rounds: opt.Rounds = None,
-    stale_weight: opt.StaleWeight = None,
+    stale_weight: StaleWeight = None,
     merge: opt.Merge = None,
     config: opt.ConfigFile = None,
     json: opt.Json = False,
@@ -196,7 +203,7 @@ def bands(
     precision: opt.PrecisionName = None,
     device: opt.Device = None,
     rounds: opt.Rounds = None,
-    stale_weight: opt.StaleWeight = None,
+    stale_weight: StaleWeight = None,
     merge: opt.Merge = None,
     config: opt.ConfigFile = None,
     json: opt.Json = False,

@@ -14,6 +14,7 @@ from scipy.stats import wilcoxon
 from bt.experiment import plan
 from bt.experiment.plan import Part
 from bt.metrics import mean_of
+from bt.wording import counted
 
 WILCOXON = "Wilcoxon signed-rank over test scans"
 _COMPARED = {  # with whom each of BrainTorrent's schedules is compared, on what
@@ -138,7 +139,7 @@ def _by_scan(results: Sequence[Mapping[str, Any]], what: str) -> dict[str, float
 
 def machine() -> str:
     """What it ran on: "2 cores, Intel(R) Xeon(R) Processor, torch 2.13.0"."""
-    words = [f"{len(os.sched_getaffinity(0))} cores"]
+    words = [counted(len(os.sched_getaffinity(0)), "core")]
     try:
         info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         words += [line.partition(":")[2].strip() for line in info.splitlines()
