@@ -185,6 +185,12 @@ def test_what_is_red_at_home(bt: Bt) -> None:
     assert "blob_1" in seen["scan"]["says"]
     assert "skip_bad" in seen["scan"]["to_do"]
     assert "the roster allows it 1" in seen["samples"]["says"]
+    text = Path("a/federation.toml").read_text()
+    assert "[federation]" in text
+    unfit = text.replace("[federation]", "[federation]\nstale_weight = 0.5")
+    Path("a/federation.toml").write_text(unfit)
+    seen = findings(bt("check", "--config", "a/federation.toml", "--json").out)
+    assert "needs --schedule sequential" in seen["config"]["says"]
 
 
 @pytest.mark.parametrize(
