@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from bt.checkpoint import CheckpointFile
-from bt.config import Config, DataConfig
+from bt.config import Config, DataConfig, check_together
 from bt.data.cache import load_volumes
 from bt.data.labels import LabelTable
 from bt.data.scan import DataError, Scan
@@ -147,6 +147,7 @@ class Node:
         remove_leftovers(self.folder)
         federation = self._config.federation
         check_enough(federation.merge, len(self.others), federation.fanout)
+        check_together(federation)
         weights = trainer.weights()
         sequential = federation.schedule == "sequential"
         peer = Peer(

@@ -103,6 +103,12 @@ def test_a_rule_that_could_never_merge_is_refused(tmp_path: Path) -> None:
         Node("x", ["y", "z"], tmp_path, config).run(FakeTrainer(), pytest.fail)
 
 
+def test_a_setting_without_effect_is_refused(tmp_path: Path) -> None:
+    config = change(Config(), {"stale_weight": 0.5})
+    with pytest.raises(ConfigError, match="needs --schedule sequential"):
+        Node("x", ["y"], tmp_path, config).run(FakeTrainer(), pytest.fail)
+
+
 def test_a_checkpoint_of_other_structures_is_not_gone_on_with(tmp_path: Path) -> None:
     run_together(tmp_path, {"x": AB})
     before = (tmp_path / "x" / "checkpoint.safetensors").read_bytes()
