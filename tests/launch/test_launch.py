@@ -28,7 +28,7 @@ SETTINGS = """\
 [federation]
 rounds = {rounds}
 [train]
-epochs = 1
+epochs = {epochs}
 precision = "float32"
 device = "cpu"
 [model]
@@ -50,9 +50,9 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def described(folder: Path, scans: Path, more: dict[str, str], all_of: str = "", *,
-              rounds: int = 3) -> None:  # fmt: skip
+              rounds: int = 3, epochs: int = 1) -> None:  # fmt: skip
     """hosts.toml in `folder`; `more` is of each host."""
-    text = SETTINGS.format(rounds=rounds) + all_of
+    text = SETTINGS.format(rounds=rounds, epochs=epochs) + all_of
     for name, lines in more.items():
         text += f'[[host]]\nname = "{name}"\ndata = "{scans / name}"\n{lines}\n'
     (folder / "hosts.toml").write_text(text)
@@ -117,7 +117,8 @@ def sites(scans: Path, tmp_path: Path) -> Iterator[Path]:
             name: f'host = "site-{name}"\nkeys = "{name}.key"\nenv = {{ PYTHONPATH = "{ROOT}" }}'
             for name in "AB"
         }
-        described(tmp_path, scans, hosts, of_all, rounds=20)
+        # So long that one can stop it in the middle, on any machine.
+        described(tmp_path, scans, hosts, of_all, rounds=20, epochs=30)
         yield tmp_path
 
 
