@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bt.protocol import Peer
     from transports import messages
 
-_LEAST_FRESH = 1e-9
+_LEAST_FRESH = 1e-9  # however old a model, a weight of 0 would leave its values out
 
 
 class Schedule(Protocol):
