@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import safetensors.numpy
@@ -22,6 +22,7 @@ from zmq import Frame
 
 from benchmarks import latency, model
 from benchmarks.harness import Pull, Say
+from transports.door import Door
 from transports.malloc import keep_freed_memory
 
 TIMEOUT_MS = 60_000
@@ -94,7 +95,7 @@ def pull_frame(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
 def serve_ranges(place: str, nbytes: int, say: Say) -> None:
     keep_freed_memory()
     served = model.image(nbytes, model.THEIRS)
-    with _listening(zmq.ROUTER, place, say) as router:
+    with _listening(zmq.ROUTER, place, say, Door(nbytes).bind) as router:
         while True:
             asker, question = router.recv_multipart()
             begin, length = _ASKED.unpack(question)
@@ -161,18 +162,23 @@ def ping_echo(places: Sequence[str], nbytes: int) -> Iterator[latency.Pinger]:
 
 
 @contextmanager
-def _listening(kind: int, place: str, say: Say) -> Iterator[zmq.Socket[bytes]]:
+def _listening(
+    kind: int,
+    place: str,
+    say: Say,
+    bind: Callable[[zmq.Socket[bytes], str], None] = lambda made, address: made.bind(address),
+) -> Iterator[zmq.Socket[bytes]]:
     """A bound socket; a curve:// place is said with its public key: curve://HOST:PORT#KEY."""
     scheme, _, address = place.partition("://")
     with zmq.Context() as context, context.socket(kind) as made:
         if scheme == "curve":
             public, made.curve_secretkey = zmq.curve_keypair()
             made.curve_server = True
-            made.bind(f"tcp://{address}")
+            bind(made, f"tcp://{address}")
             port = made.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
             say(f"curve://{address.rpartition(':')[0]}:{port}#{public.decode()}")
         else:
-            made.bind(place)
+            bind(made, place)
             say(made.getsockopt_string(zmq.LAST_ENDPOINT))
         yield made
 

@@ -173,8 +173,7 @@ class Intake:
     @cached_property
     def _most_squares(self) -> float:
         """Of a model of another; a peer that never trained does not know."""
-        own = sum(squares(values) for _, values in self._own.floats()) if self._trained else 0.0
-        return own * ABSURD**2 or math.inf
+        return (self._own.squares if self._trained else 0.0) * ABSURD**2 or math.inf
 
     def _fold_difference(
         self, merge: events.Merge, incoming: _Incoming, named: str
@@ -206,5 +205,5 @@ def _check(model: image.Model, announced: messages.Version) -> None:
 
 def _bad_tensor(schema: Schema, begin: int, values: Tensor) -> str:
     """Name of the tensor that holds the first value that is not sane."""
-    at = begin + int((values.abs() <= LARGEST).int().argmin()) * values.itemsize
+    at = begin + int((values.double().abs() <= LARGEST).int().argmin()) * values.itemsize
     return next(name for name, (first, end) in schema.offsets.items() if first <= at < end)

@@ -75,13 +75,12 @@ class Peer:
         self._others = Others({name: Other() for name in sorted(self.others)})
         self._asked: list[str] = []  # in the round going on
         self._awaited: dict[str, float] = {}  # pinged, no answer yet -> deadline
-        self._retry_at = float("-inf")
+        self._retry_at, self._now = float("-inf"), 0.0
         sizes = self.image_bytes, self.header_bytes
         self._pulls = Pulls(self.me, *sizes, self.pulls_at_once, self.choose)
         self._aggregating = False
         self._told = messages.Version(self.me, (0, 0), self.samples, self.schema, self.state)
         self._losses = Losses()
-        self._now = 0.0
         self._done_at: float | None = None
 
     def resume(self, version: Version, vector: VersionVector, joined_at: int = 0) -> None:
@@ -252,6 +251,7 @@ class Peer:
             told, keep = transfer.announced, transfer.encoding != messages.PLAIN
             own = self.schedule.weight(self, self.announcement()) if self.version.count else 0.0
             weights = self.schedule.weight(self, told), own
+            out += self._pulls.ask(self._others, self._has_news, now)  # comes while this is merged
             out.append(events.Merge(message, told, *weights, transfer.base, keep))
 
     def _drop_pull(self, peer: str, out: list[Instruction], *, again: bool = False) -> None:
@@ -338,7 +338,7 @@ class Peer:
                 self._set_aside(peer, "sends its model too slowly", now, out)
             elif transfer.stalled(now, self.timing.stall_s, self.timing.pull_s / 3):
                 transfer.rewind(now)
-        out += self._pulls.ask(self._others, lambda peer: self._has_news(peer, now), now)
+        out += self._pulls.ask(self._others, self._has_news, now)
         if self._pulls.running and now >= self._retry_at:
             self._ping(list(self._pulls.running), now, out)  # a dead one is noticed that way
         if not self._pulls.done:

@@ -41,7 +41,7 @@ class Pulls:
         self.running, self.merging, self.merged = {}, {}, {}
 
     def ask(
-        self, others: Mapping[str, Other], wanted: Callable[[str], bool], now: float
+        self, others: Mapping[str, Other], wanted: Callable[[str, float], bool], now: float
     ) -> list[Send]:
         """Start transfers of those still `wanted`; ask for what the links have room for.
 
@@ -50,7 +50,7 @@ class Pulls:
         while self.waiting and len(self.running) < self.at_once:
             peer = self.waiting.pop(0)
             known = others[peer].known
-            if known is not None and wanted(peer):
+            if known is not None and wanted(peer, now):
                 sizes, link = (self.image_bytes, self.header_bytes), others[peer].link
                 transfer = Transfer(self.me, known, *sizes, link, now, self.choose(link))
                 if transfer.encoding != messages.PLAIN:

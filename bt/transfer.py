@@ -26,15 +26,15 @@ _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the ro
 class Link:
     """What is known of the way to one peer."""
 
-    credit: int = LEAST_CREDIT  # bytes to have asked for; more is asked for while less is
+    credit: int = LEAST_CREDIT  # bytes to have asked for, and not more
     round_trip_s: float = float("inf")  # the shortest since the credit was last the least
     took_s: float = 0.0  # a recent answer, from when it was first asked for
     bytes_per_s: float | None = None  # the latest
 
     @property
     def range_bytes(self) -> int:
-        """A third of the credit, in grains."""
-        return min(max(self.credit // 3 // GRAIN, 1) * GRAIN, LARGEST_RANGE)
+        """Up to a third of the credit: a power of two, so that freed memory fits the next."""
+        return min(1 << (max(self.credit // 3, GRAIN).bit_length() - 1), LARGEST_RANGE)
 
     def measured(self, nbytes: int, seconds: float) -> None:
         """So many bytes came in within the `seconds` between a question and its answer."""
@@ -93,12 +93,16 @@ class Transfer:
 
     def ask(self, now: float, room: int = MOST_CREDIT) -> list[messages.Pull]:
         """As many ranges as the credit allows, and as `room` bytes have place for."""
-        pulls, already = [], self.coming
-        while self.asked < self.size and self.coming < min(self.link.credit, already + room):
+        pulls = []
+        most = min(self.link.credit, self.coming + room)
+        while self.asked < self.size:
             if self.base is not None and self.asked and not self.arrived:
                 break
-            length = self.link.range_bytes + (0 if self.asked else self.header)
-            length = min(length, self.size - self.asked)
+            header = 0 if self.arrived else self.header  # the first range has it beside its share
+            length = min(self.link.range_bytes, self.size - max(self.asked, header))
+            if self.coming - min(header, self.asked) + length > most:
+                break
+            length += 0 if self.asked else header
             digest = self.announced.digest
             assert digest is not None
             where = self.asked, length, self.encoding, self.base

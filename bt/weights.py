@@ -10,7 +10,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -141,9 +141,15 @@ class FlatWeights:
         end = self.schema.nbytes if end is None else end
         return floats_in(self.schema, begin, self.buffer[begin:end])
 
+    @cached_property
+    def squares(self) -> float:
+        """`squares` of all floating-point values: of a model that does not change any more."""
+        return sum(squares(values) for _, values in self.floats())
+
     def is_finite(self) -> bool:
         """Whether no value is NaN or infinite."""
-        return all(is_finite(values) for _, values in self.floats())
+        sound = not math.isnan(self.squares)  # the usual case, and looked at once
+        return sound or all(bool(torch.isfinite(values).all()) for _, values in self.floats())
 
     def load_into(self, module: nn.Module) -> None:
         """Copy into `module`'s parameters and buffers, whatever their device and layout."""
@@ -198,15 +204,6 @@ def floats_in(schema: Schema, begin: int, data: Tensor | memoryview) -> Iterator
             yield Floats(first, values)
 
 
-def is_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
-    # As below: a sum of squares has no place to hide them.
-    if values.dtype in (torch.float32, torch.float64):
-        if math.isfinite(torch.dot(values, values).item()):
-            return True
-    return bool(torch.isfinite(values).all())
-
-
 def squares(values: Tensor) -> float:
     """The sum of the squares; NaN if a value is NaN, infinite or beyond LARGEST: all others can be
     averaged."""
@@ -216,7 +213,7 @@ def squares(values: Tensor) -> float:
     total: float = torch.dot(wide, wide).item()
     if total <= LARGEST**2:
         return total
-    if values.numel() and not bool(values.abs().amax() <= LARGEST):
+    if values.numel() and not values.abs().amax().item() <= LARGEST:  # in halves it is infinity
         return math.nan
     norm: float = torch.linalg.vector_norm(values, dtype=torch.float64).item()
     return norm**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -113,6 +114,9 @@ def test_squares_add_up_in_every_dtype(dtype: torch.dtype) -> None:
     values = torch.linspace(-3, 3, 1000).to(dtype)
     assert squares(values) == pytest.approx(float(values.double().square().sum()), rel=1e-4)
     assert squares(values[:0]) == 0.0
+    for bad in (math.nan, math.inf, -math.inf):
+        values[7] = bad
+        assert math.isnan(squares(values))
 
 
 # Old versions -----------------------------------------------------------------------------------

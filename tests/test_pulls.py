@@ -124,6 +124,18 @@ def test_ranges_that_were_not_asked_for_are_ignored(digest_of: int, begin: int, 
     assert not federation.partly
 
 
+def test_the_next_range_is_asked_for_before_one_is_merged() -> None:
+    federation = Federation(AB)
+    federation.update("b")
+    peer = federation.peers["a"]
+    peer.handle(events.RoundDue(), 0.0)
+    peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
+    end = HEADER_BYTES + GRAIN
+    first = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE[:end])
+    kinds = [type(each) for each in peer.handle(events.Received(first), 0.0)]
+    assert kinds == [events.Send, events.Merge]
+
+
 def test_a_refused_merge_does_not_count() -> None:
     federation = Federation(AB)
     federation.update("b")
@@ -132,7 +144,7 @@ def test_a_refused_merge_does_not_count() -> None:
     peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
     end = HEADER_BYTES + GRAIN
     first = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE[:end])
-    merge, *_ = peer.handle(events.Received(first), 0.0)
+    merge = peer.handle(events.Received(first), 0.0)[-1]
     assert isinstance(merge, events.Merge)
     instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)
     assert instructions.index(events.StartOver()) < instructions.index(events.Train(0, ()))

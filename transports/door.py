@@ -20,7 +20,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from transports.hoard import Hoard
-from transports.sockets import DESCRIPTORS, WAITING
+from transports.sockets import DESCRIPTORS, WAITING, unpaced
 
 HANDSHAKE_MS = 10_000  # a connection that has not proved its key by then is closed
 _MOST_OPEN = 2048  # file descriptors beside those, if half of this process's limit is not less
@@ -53,6 +53,7 @@ class Door:
                 if address.startswith("tcp:"):
                     descriptor = recv_monitor_message(monitor)["value"]
                     self._listening.append(socket.socket(fileno=os.dup(descriptor)))
+                    unpaced(descriptor)
             finally:
                 made.disable_monitor()
 

@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from transports.curve import Origin
+from transports.sockets import unpaced
 
 _REFUSED = zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _HUNG_UP = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -41,6 +42,7 @@ class Link:
         if event == zmq.EVENT_CONNECTED:
             self.reached = True
             self.called.add(message["value"])
+            unpaced(message["value"])
         elif event == zmq.EVENT_CONNECT_RETRIED:
             if not self.reached:
                 self.failed = 0

@@ -28,6 +28,8 @@ from transports.base import PeerGone, TransportError
 from transports.testing import CHECKS, check_group
 from transports.zeromq import ZeroMQTransport
 
+_TCP = socket.AF_INET, socket.SOCK_STREAM
+
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_conformance(check, join):
@@ -287,6 +289,23 @@ def test_an_address_in_use_is_said_in_one_line(join, addresses):
         join("a")
     assert "\n" not in str(caught.value)
     assert addresses["a"] in str(caught.value)
+
+
+@pytest.mark.parametrize("wire", ["tcp"])
+def test_within_a_machine_nothing_waits_for_a_timer(addresses):
+    a = ZeroMQTransport("a", None, {"b": addresses["b"]})
+    b = ZeroMQTransport("b", addresses["b"], {"a": None})
+    with closing(a), closing(b):
+        deliver(a, b, [b"x"])
+        port = int(addresses["b"].rpartition(":")[2])
+        rules = {}  # of its two ends
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            with suppress(OSError), socket.fromfd(descriptor, *_TCP) as end:
+                ports = end.getsockname()[1], end.getpeername()[1]
+                if port in ports:
+                    rule = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+                    rules[ports] = rule.rstrip(b"\0")
+    assert [*rules.values()] == [b"reno"] * 2
 
 
 def test_hundreds_of_peers_find_room_and_are_no_crowd():
