@@ -59,6 +59,11 @@ def _turn(child: Child) -> Callable[[], Taken]:
     return turn
 
 
+def prepare(pull: object) -> None:
+    """What a Pull wants done before the clock runs, if it has a method of this name."""
+    getattr(pull, "prepare", lambda: None)()
+
+
 def pulls(
     client: str,
     places: Sequence[str],
@@ -73,6 +78,7 @@ def pulls(
         say("connected")
         while True:
             hear()
+            prepare(pull)
             cpu_s, started = process_time(), perf_counter()
             merged = pull()
             seconds, cpu_s = perf_counter() - started, process_time() - cpu_s

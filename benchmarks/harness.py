@@ -156,7 +156,8 @@ def interleave(
 ) -> dict[str, Samples]:
     """Time all in turn, `rounds` times after one round to warm up, whose results are checked.
 
-    `before` is called, untimed, before each. Who raises is out, and noted in `found`.
+    `before` is called, untimed, before each, and then apart.prepare. Who raises is out, and noted
+    in `found`.
     """
     samples = {name: Samples() for name in pulls}
     until = time.monotonic() + budget_s
@@ -167,6 +168,7 @@ def interleave(
         for name in list(samples)[:: 1 if turn % 2 else -1]:
             try:
                 before(name)
+                apart.prepare(pulls[name])
                 server, client, started = server_cpu_s(name), process_time(), perf_counter()
                 merged = pulls[name]()
                 taken = perf_counter() - started

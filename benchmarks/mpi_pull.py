@@ -11,7 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 
 import numpy as np
@@ -25,6 +25,7 @@ from benchmarks.peaks import PULLS
 from benchmarks.results import Found
 from benchmarks.table import show
 from bt.console import make_console
+from transports.base import Transport
 
 Answer = Callable[[], object]  # serves one pull
 _END = -1
@@ -83,12 +84,53 @@ def pull_tcp(comm: MPI.Intracomm, nbytes: int) -> Iterator[Pull]:
         yield pull
 
 
+@contextmanager
+def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
+    from transports.mpi import MPITransport
+
+    with closing(MPITransport(comm, max_message_bytes=product.MOST_BYTES)) as transport:
+        yield transport
+
+
+@contextmanager
+def serve_ours(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
+    """Rank 1, a peer of rank 0: each call answers one pull."""
+    with _rank(comm) as transport:
+        theirs = product.Nothing(transport.me, product.weights(nbytes, model.THEIRS))
+        server = product.runner_of(product.Puller, transport, theirs, rounds=1)
+        server._resume()
+
+        def answer() -> None:
+            wanted = product.models_served(server) + 1
+            while product.models_served(server) < wanted:
+                server._step()
+
+        yield answer
+
+
+@contextmanager
+def idle_ours(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
+    """A rank that is done, and of whom nobody wants anything: each call waits once."""
+    with _rank(comm) as transport:
+        theirs = product.Nothing(transport.me, product.weights(nbytes, model.THEIRS))
+        peer = product.runner_of(product.Server, transport, theirs, rounds=1)
+        peer._resume()
+        yield peer._step
+
+
+@contextmanager
+def pull_ours(comm: MPI.Intracomm, nbytes: int) -> Iterator[Pull]:
+    """Rank 0, as product.pull_and_merge."""
+    with _rank(comm) as transport:
+        yield product.pulling(transport, nbytes)
+
+
 Server = Callable[[MPI.Intracomm, int], AbstractContextManager[Answer]]
 Client = Callable[[MPI.Intracomm, int], AbstractContextManager[Pull]]
 _WAYS: list[tuple[Way, Server, Client]] = [
     (Way("mpi-raw-tcp", ""), serve_tcp, pull_tcp),
     (Way("mpi-raw", "", ceiling="mpi-raw-tcp"), serve_raw, pull_raw),
-    (Way("mpi", "", ceiling="mpi-raw-tcp"), product.mpi_serve, product.mpi_pull_and_merge),
+    (Way("mpi", "", ceiling="mpi-raw-tcp"), serve_ours, pull_ours),
 ]
 
 
@@ -136,11 +178,11 @@ def peaks(comm: MPI.Intracomm, nbytes: int) -> list[int]:
     memory.reset_peak()
     with ExitStack() as stack:
         if comm.rank == 0:
-            pull = stack.enter_context(product.mpi_pull_and_merge(comm, nbytes))
+            pull = stack.enter_context(pull_ours(comm, nbytes))
             for _ in range(PULLS):
                 pull()
         else:
-            answer = stack.enter_context(product.mpi_serve(comm, nbytes))
+            answer = stack.enter_context(serve_ours(comm, nbytes))
             for _ in range(PULLS):
                 answer()
         found = np.empty(2, np.int64)
@@ -151,7 +193,7 @@ def peaks(comm: MPI.Intracomm, nbytes: int) -> list[int]:
 def idle(comm: MPI.Intracomm, seconds: float) -> float:
     """Share of a core that a peer uses while nobody wants anything of it: of two, the larger."""
     used, most = np.zeros(1), np.zeros(1)
-    with product.mpi_idle(comm, model.TINY) as wait:
+    with idle_ours(comm, model.TINY) as wait:
         began, until = time.process_time(), time.monotonic() + seconds
         while time.monotonic() < until:
             wait()

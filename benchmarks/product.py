@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -34,18 +34,15 @@ from bt.transfer import Link
 from bt.versions import Version
 from bt.weights import FlatWeights, schema_of
 from transports import image, messages
-from transports.base import PeerGone, Transport
+from transports.base import PeerGone, Received, Transport
 from transports.keys import KeyPair
 from transports.schema import Schema
 from transports.zeromq import ZeroMQTransport
 
-if TYPE_CHECKING:
-    from mpi4py import MPI
-
 _R = TypeVar("_R", bound=Runner)
 CLIENT = "a"
 STEP = 0.08  # of the weights' own size: what one update changed them by, where it was measured
-_LIMIT = 1 << 24
+MOST_BYTES = 1 << 24
 _PATIENCE_S = 30.0
 _FOREVER = 10**6
 
@@ -87,15 +84,26 @@ class Nothing:
         return None
 
 
-class _Puller(Runner):
+class Puller(Runner):
     """A peer that always has the same model, and merges without training."""
 
     merged: tuple[FlatWeights | None, int] = None, 0
+    answer: Received | None = None  # to a ping, the last that is awaited: with it pulling begins
 
-    def pull_all(self) -> FlatWeights:
-        """A round, up to where training would begin."""
+    def ask(self) -> None:
+        """A round, up to where everybody has said which version it has."""
         self.peer.vector.clear()
         self._feed(events.RoundDue())
+        while self.peer.phase is Phase.PINGING and self.answer is None:
+            self._step()
+
+    def pull_all(self) -> FlatWeights:
+        """From there to where training would begin."""
+        if self.peer.phase is Phase.IDLE:
+            self.ask()
+        if self.answer is not None:
+            answer, self.answer = self.answer, None
+            super()._receive(answer)
         while self.peer.phase is not Phase.TRAINING:
             self._step()
         self._feed(events.Trained())
@@ -104,6 +112,14 @@ class _Puller(Runner):
             log: Any = self._trainer  # a Nothing
             raise RuntimeError(f"merged {count} of {len(self.peer.others)} models{log.trouble}")
         return merged
+
+    def _receive(self, received: Received) -> None:
+        if self.peer.phase is Phase.PINGING and [*self.peer._awaited] == [received.sender]:
+            message = messages.decode(received.frames, limits=messages.Limits(MOST_BYTES))
+            if isinstance(message, messages.Version):
+                self.answer = received
+                return
+        super()._receive(received)
 
     def _carry_out(self, instruction: events.Instruction) -> None:
         match instruction:
@@ -155,7 +171,9 @@ def runner_of(
         choose=choose,
     )
     doing: dict[str, Any] = {"checkpoints": trainer, "log": trainer, **real}
-    limits = messages.Limits(_LIMIT, pings_per_s=1 << 31, pulls_per_s=1 << 31)  # what it can do
+    limits = messages.Limits(
+        MOST_BYTES, pings_per_s=1 << 31, pulls_per_s=1 << 31
+    )  # what it can do
     runner = kind(peer, transport, trainer, epochs=1, limits=limits, **doing)
     return runner
 
@@ -171,7 +189,7 @@ def client(places: Sequence[str], me: str = CLIENT) -> Iterator[Transport]:
             me,
             f"ipc://{folder}/{me}",
             peers,
-            max_message_bytes=_LIMIT,
+            max_message_bytes=MOST_BYTES,
             # who serves has made our keys
             keys=KeyPair(*next(iter(secure.values()))[1:]) if secure else None,
             peer_keys={name: [keys[0]] for name, keys in secure.items()} if secure else None,
@@ -192,14 +210,6 @@ def _wait_for(transport: Transport, name: str, me: str) -> None:
     raise TimeoutError(f"{name} can't be reached")
 
 
-@contextmanager
-def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
-    from transports.mpi import MPITransport
-
-    with closing(MPITransport(comm, max_message_bytes=_LIMIT)) as transport:
-        yield transport
-
-
 def models_served(runner: Runner) -> int:
     """How many whole models it has sent."""
     log: Any = runner._trainer  # a Nothing
@@ -207,7 +217,7 @@ def models_served(runner: Runner) -> int:
     return served
 
 
-class _Server(Runner):
+class Server(Runner):
     """A peer that is done and stays."""
 
     def forever(self) -> None:
@@ -240,7 +250,7 @@ def serve(place: str, nbytes: int, say: Say, clients: Sequence[str] = (CLIENT,))
     """A peer: answers pings and pulls of one published model, until killed."""
     transport = listen(place, clients, say)
     theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
-    runner_of(_Server, transport, theirs, rounds=1).forever()
+    runner_of(Server, transport, theirs, rounds=1).forever()
 
 
 def serve_changing(place: str, nbytes: int, say: Say) -> None:
@@ -260,7 +270,7 @@ def listen(place: str, clients: Sequence[str], say: Say) -> Transport:
         name,
         place.replace("curve://", "tcp://"),
         dict.fromkeys(clients),
-        max_message_bytes=_LIMIT,
+        max_message_bytes=MOST_BYTES,
         insecure=True,
         keys=mine if curve else None,
         peer_keys={CLIENT: [theirs.public]} if curve else None,
@@ -278,14 +288,32 @@ def pull_and_merge(places: Sequence[str], nbytes: int, me: str = CLIENT) -> Iter
     pieces, in order: [flat float32 array].
     """
     with client(places, me) as transport:
-        yield _pull(transport, nbytes)
+        yield pulling(transport, nbytes)
 
 
-def _pull(transport: Transport, nbytes: int) -> Pull:
+class _Pull:
+    """Pings before the clock runs: that is another message, and measured by itself."""
+
+    def __init__(self, puller: Puller) -> None:
+        self._puller = puller
+        self.prepare = puller.ask
+
+    def __call__(self) -> Sequence[model.Floats] | None:
+        return [values.numpy() for _, values in self._puller.pull_all().floats()]
+
+
+class _Lossy(_Pull):
+    """Of which there is nothing to verify."""
+
+    def __call__(self) -> None:
+        self._puller.pull_all()
+
+
+def pulling(transport: Transport, nbytes: int) -> Pull:
     own = weights(nbytes, model.OWN)
-    puller = runner_of(_Puller, transport, Nothing(transport.me, own), _FOREVER)
+    puller = runner_of(Puller, transport, Nothing(transport.me, own), _FOREVER)
     puller._resume()
-    return lambda: [values.numpy() for _, values in puller.pull_all().floats()]
+    return _Pull(puller)
 
 
 def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextManager[Pull]]:
@@ -296,14 +324,10 @@ def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextM
         with client(places) as transport:
             choose = chooser(setting, nbytes)
             own = weights(nbytes, model.OWN)
-            puller = runner_of(_Puller, transport, Nothing(transport.me, own), _FOREVER, choose)
+            puller = runner_of(Puller, transport, Nothing(transport.me, own), _FOREVER, choose)
             puller._resume()
             puller.pull_all()  # plainly: there is no base yet
-
-            def once() -> None:
-                puller.pull_all()
-
-            yield once
+            yield _Lossy(puller)
 
     return coded
 
@@ -319,7 +343,7 @@ pull_auto = _pull_coded("auto")
 @contextmanager
 def ping(places: Sequence[str], nbytes: int) -> Iterator[Pinger]:
     """A peer connected to the one at `places`: asks which version it has, hears the answer."""
-    limits = messages.Limits(_LIMIT)
+    limits = messages.Limits(MOST_BYTES)
     with client(places) as transport:
         (to,) = transport.peers
 
@@ -361,36 +385,3 @@ def publish(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
         FlatWeights.of(own)
 
     yield once
-
-
-@contextmanager
-def mpi_serve(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
-    """Rank 1, a peer of rank 0: each call answers one pull."""
-    with _rank(comm) as transport:
-        theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
-        server = runner_of(_Puller, transport, theirs, rounds=1)
-        server._resume()
-
-        def answer() -> None:
-            wanted = models_served(server) + 1
-            while models_served(server) < wanted:
-                server._step()
-
-        yield answer
-
-
-@contextmanager
-def mpi_idle(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
-    """A rank that is done, and of whom nobody wants anything: each call waits once."""
-    with _rank(comm) as transport:
-        theirs = Nothing(transport.me, weights(nbytes, model.THEIRS))
-        peer = runner_of(_Server, transport, theirs, rounds=1)
-        peer._resume()
-        yield peer._step
-
-
-@contextmanager
-def mpi_pull_and_merge(comm: MPI.Intracomm, nbytes: int) -> Iterator[Pull]:
-    """Rank 0, as `pull_and_merge`."""
-    with _rank(comm) as transport:
-        yield _pull(transport, nbytes)
