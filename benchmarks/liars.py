@@ -26,7 +26,7 @@ from bt.experiment.part import Judge, load
 from bt.experiment.plan import ASYNC, Choices, Part, parts_of
 from bt.experiment.simulation import Federation
 from bt.federation import prepare
-from bt.runner import Diverged
+from bt.outcome import Diverged
 from bt.schedule import Async
 from bt.weights import FlatWeights
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bt import contacts
 from bt.config import Config, change
 from bt.node import Node
-from bt.runner import Outcome
+from bt.outcome import Outcome
 from bt.trainer import FitMetrics, Stopped, Trainer
 from bt.weights import FlatWeights
 

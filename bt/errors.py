@@ -7,10 +7,10 @@ from bt.data.checks import ScanError
 from bt.data.labels import LabelError
 from bt.data.scan import DataError
 from bt.modelfile import BadModelFile
+from bt.outcome import Diverged
 from bt.precision import NoSuchDevice, ran_out_of_memory
 from bt.report.study import ReportError
 from bt.rundir import RunFolderError
-from bt.runner import Diverged
 from bt.trainer import NothingToTrainOn, TooLargeToTrain
 from bt.watching.folder import NothingToWatch
 from bt.weights import UnsupportedTensor

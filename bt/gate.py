@@ -72,7 +72,8 @@ class Gate:
         self, message: messages.Message, per_s: int, what: str, now: float
     ) -> messages.Message | None:
         asked = message.sender, type(message)
-        allowance = self._allowances.setdefault(asked, _Allowance(per_s))
+        if (allowance := self._allowances.get(asked)) is None:
+            allowance = self._allowances[asked] = _Allowance(per_s)
         if allowance.take(now):
             return message
         if asked not in self._told:

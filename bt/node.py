@@ -23,10 +23,11 @@ from bt.files import remove_leftovers, write_atomic
 from bt.modelfile import BadModelFile, write_model
 from bt.models import build, describe, task_hash
 from bt.others import Timing
+from bt.outcome import Outcome
 from bt.protocol import Peer
 from bt.quicknat import MULTIPLE_OF
 from bt.robust import LEAST_MODELS, check_enough, rule_named
-from bt.runner import Outcome, Runner
+from bt.runner import Runner
 from bt.schedule import Async, Schedule, Sequential
 from bt.trainer import SegmentationTrainer, Trainer
 from bt.transfer import LARGEST_RANGE

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Any
 
 from bt import events
@@ -23,39 +23,23 @@ from bt.gate import Gate
 from bt.intake import Bases, Intake, Late, Refused
 from bt.leaving import Leaver
 from bt.merge import MergeRule, WeightedMean
+from bt.outcome import Diverged, Outcome
 from bt.protocol import Peer
 from bt.reporting import Reporter
 from bt.saving import Saver
 from bt.shelf import Shelf
 from bt.trainer import FitMetrics, Stopped, Trainer
-from bt.versions import NEVER_TRAINED, Version
+from bt.versions import Version
 from bt.weights import FlatWeights
 from transports import image, messages
 from transports.base import PeerGone, Received, Transport, Unwelcome
 
 _JOB_POLL_S, _SHORT_JOB_S = 0.02, 0.2  # when a fine-tune's end is noticed; sooner while shorter
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
+_TOGETHER = 32  # answers to pings
 _SWITCH_INTERVAL_S = 5e-4  # a trainer busy in Python would make others wait (default: 5 ms)
 _Start = Callable[[], FlatWeights] | None  # makes what a fine-tune starts from
 _Fit = tuple[FlatWeights, FitMetrics]
-
-
-class Diverged(Exception):
-    """A fine-tune ended in a model that can't be used; the last good one is on disk."""
-
-
-@dataclass
-class Outcome:
-    """How a peer's run ended."""
-
-    reason: str  # "finished", or why it stopped early
-    totals: dict[str, float]
-    weights: FlatWeights  # of the last finished fine-tune
-    version: Version = NEVER_TRAINED
-    samples: int = 0
-    aggregated: FlatWeights | None = None
-    aggregated_of: dict[str, str] = field(default_factory=dict)  # peer -> version, own included
-    evaluation: Any = None  # what Trainer.evaluate returned for `weights`
 
 
 class Runner:
@@ -102,6 +86,7 @@ class Runner:
         self._events: deque[events.Event] = deque()
         self._pulled_at: dict[str, float] = {}  # peer -> when its weights were asked for
         self._met = set(peer.others)
+        self._answers: deque[tuple[str, messages.Version]] = deque()  # on their way out
         self._pinged: set[str] = set()  # who has not answered yet
         self._told: dict[str, tuple[object, ...]] = {}  # what each peer last said of itself
         self._readers: dict[str, str] = {}  # peer -> digest of what it last asked for
@@ -142,7 +127,7 @@ class Runner:
                         self._feed(events.RoundDue())
                     if self.peer.state != "training" and self._job is None and not evaluated:
                         evaluated = True
-                        self._start(self._evaluate, self._keep_evaluation)
+                        self._start(self._evaluate, lambda result: None)
                     self._step()
                     self._totals["seconds"] = spent_before + self._clock() - started
                     yield
@@ -153,6 +138,7 @@ class Runner:
                 self._stop_reason = self._outcome.reason  # ends a running fine-tune
                 if not self.peer.finished:
                     self._feed(events.Leave())
+                self._send_answers()
                 self._log.write("end", reason=self._outcome.reason, **self._totals)
         self._saver.finish()
         if self._aggregated is not None:
@@ -163,7 +149,8 @@ class Runner:
     @property
     def deadline(self) -> float | None:
         """When the next step has something to do, even if nothing happens."""
-        due, again_at = self.peer.deadline, self._saver.again_at
+        due = self._clock() if self._answers else self.peer.deadline
+        again_at = self._saver.again_at
         return again_at if due is None or (again_at is not None and again_at < due) else due
 
     # One step of the loop ---------------------------------------------------------------------
@@ -176,6 +163,8 @@ class Runner:
             self._feed(events.Persisted(self._put_on_shelf()))
         if (received := self._transport.recv(self._timeout_s())) is not None:
             self._receive(received)
+        if received is None or len(self._answers) >= _TOGETHER:
+            self._send_answers()
         if self.peer.deadline is not None and self._clock() >= self.peer.deadline:
             self._meet()
             self._feed(events.Tick())
@@ -194,7 +183,7 @@ class Runner:
             timeout_s = _JOB_POLL_S / 10
         if deadline is not None:
             timeout_s = min(timeout_s, max(0.0, deadline - now))
-        return 0.0 if self.peer.ready else timeout_s
+        return 0.0 if self.peer.ready or self._answers else timeout_s
 
     def _receive(self, received: Received) -> None:
         sender = received.sender
@@ -242,6 +231,7 @@ class Runner:
             case events.Serve(pull):
                 self._serve(pull)
             case events.Publish(message):
+                self._send_answers()
                 frames = messages.encode(message)
                 self._transport.publish(frames)
                 self._totals["bytes_out"] += sum(len(frame) for frame in frames)
@@ -262,6 +252,19 @@ class Runner:
                 self._log.write(event, peer=peer, reason=reason)
 
     def _send(self, to: str, message: messages.Message) -> bool:
+        """Answers to pings leave together with those to all that are here already: many at once
+        cost a transport little more than one. Nothing overtakes them."""
+        if isinstance(message, messages.Version):
+            self._answers.append((to, message))
+            return True
+        self._send_answers()
+        return self._send_now(to, message)
+
+    def _send_answers(self) -> None:
+        while self._answers:
+            self._send_now(*self._answers.popleft())
+
+    def _send_now(self, to: str, message: messages.Message) -> bool:
         frames = messages.encode(message)
         try:
             self._transport.send(to, frames)
@@ -390,11 +393,8 @@ class Runner:
         self._log.write("fit", version=version, loss=loss, dice=dice, seconds=seconds)
         self._feed(events.Trained())
 
-    def _evaluate(self) -> Any:
-        try:
-            return self._trainer.evaluate(lambda: self._stop_reason is not None)
-        except Stopped:
-            return None
-
-    def _keep_evaluation(self, evaluation: Any) -> None:
-        self._outcome.evaluation = evaluation
+    def _evaluate(self) -> None:
+        with suppress(Stopped):
+            self._outcome.evaluation = self._trainer.evaluate(
+                lambda: self._stop_reason is not None
+            )

@@ -14,8 +14,9 @@ import torch
 from bt.checkpoint import CheckpointFile
 from bt.eventlog import EventLog
 from bt.leaving import Leaver
+from bt.outcome import Outcome
 from bt.protocol import Peer
-from bt.runner import Outcome, Runner
+from bt.runner import Runner
 from bt.shelf import Shelf
 from bt.versions import Version
 from bt.weights import FlatWeights

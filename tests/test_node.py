@@ -16,7 +16,7 @@ from bt.data.labels import LabelTable, table_of_names
 from bt.data.scan import DataError
 from bt.modelfile import BadModelFile
 from bt.node import Node, make_trainer
-from bt.runner import Outcome
+from bt.outcome import Outcome
 from bt.versions import Version
 from tests.data.test_slices import volume
 from tests.test_runner import TIMEOUT_S, FakeTrainer, Stop

@@ -12,7 +12,7 @@ from rich.console import Console
 from bt import peer
 from bt.config import Config, change
 from bt.contacts import Contacts
-from bt.runner import Outcome
+from bt.outcome import Outcome
 
 TOTALS: dict[str, float] = dict.fromkeys(
     ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds"), 0

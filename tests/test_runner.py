@@ -16,8 +16,9 @@ import torch
 from bt.checkpoint import CheckpointFile
 from bt.eventlog import EventLog
 from bt.others import Timing
+from bt.outcome import Outcome
 from bt.protocol import Peer
-from bt.runner import Outcome, Runner
+from bt.runner import Runner
 from bt.trainer import FitMetrics, Stopped
 from bt.versions import Version
 from bt.weights import FlatWeights

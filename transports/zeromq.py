@@ -243,7 +243,8 @@ class ZeroMQTransport:
                     raise
                 continue
             # Stay on one connection: only there messages keep their order.
-            ways.sort(key=lambda other: other is not way)
+            if ways[0] is not way:
+                ways.sort(key=lambda other: other is not way)
             return
         for reason in filter(None, (way.why() for way in ways if way is not None)):
             raise Unwelcome(to, reason)

@@ -20,8 +20,8 @@ from bt.data.volumes import Volume
 from bt.experiment.plan import POOLED, Choices, Part
 from bt.models import build
 from bt.node import make_trainer
+from bt.outcome import Diverged
 from bt.robust import rule_named
-from bt.runner import Diverged
 from bt.trainer import FitMetrics, SegmentationTrainer
 from bt.weights import FlatWeights
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bt.checkpoint import CheckpointFile
 from bt.events import Event, Instruction
 from bt.fanout import Fanout
+from bt.outcome import Outcome
 from bt.protocol import Peer
-from bt.runner import Outcome, Runner
+from bt.runner import Runner
 from bt.simulation.disk import VirtualDisk
 from bt.simulation.invariants import Watch
 from bt.simulation.liars import LyingTransport

@@ -7,7 +7,7 @@ import torch
 
 from bt.experiment.clients import batch_norm_tensors
 from bt.experiment.plan import Choices
-from bt.runner import Diverged
+from bt.outcome import Diverged
 from bt.weights import FlatWeights
 from tests.experiment.small import clients, trainer, trainers
 
