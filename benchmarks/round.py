@@ -1,7 +1,7 @@
 """A round without training: N processes, the real protocol, real disks; where the seconds go.
 
-Everybody starts rounds as fast as it can, so all pull from all at once: the busiest moment that a
-federation on one machine can have.
+Everybody starts a round as soon as all others have a new model, so all pull from all at once: the
+busiest moment that a federation on one machine can have.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from benchmarks.harness import Say
 from benchmarks.results import Found, Overhead, Round
 from bt.checkpoint import CheckpointFile
 from bt.eventlog import EventLog
+from bt.protocol import Peer
 from bt.runner import Runner
+from bt.schedule import Async
+from bt.trainer import FitMetrics
+from bt.weights import FlatWeights
 from transports.zeromq import ZeroMQTransport
 
 PEERS = 5
@@ -54,6 +58,28 @@ def run(
     return found
 
 
+class _Instant(product.Nothing):
+    """Fine-tunes at once: who sends the same model as a new one is taken for a liar."""
+
+    def load(self, weights: FlatWeights) -> None:
+        self._weights = weights
+
+    def fit(self, epochs: int, update: int, stop: Callable[[], bool]) -> FitMetrics:
+        self._weights = self._weights.copy()
+        for _, values in self._weights.floats():
+            values[0] += 1
+        return super().fit(epochs, update, stop)
+
+
+class _Together(Async):
+    """A round when all others are as far: it merges a model of every one."""
+
+    def ready(self, peer: Peer) -> bool:
+        known = [peer.known_version(name) for name in peer.others]
+        count = peer.version.count
+        return count == 0 or all(each is None or each.count >= count for each in known)
+
+
 def peer(number: int, folder: str, peers: int, nbytes: int, say: Say) -> None:
     """One process: a runner that trains nothing, until its rounds are done."""
     torch.set_num_threads(1)
@@ -63,14 +89,16 @@ def peer(number: int, folder: str, peers: int, nbytes: int, say: Say) -> None:
     transport = ZeroMQTransport(f"p{number}", places[number], others, max_message_bytes=1 << 24)
     log = EventLog(mine / "events.jsonl")
     weights = product.weights(nbytes, number)
-    product.runner_of(
+    runner = product.runner_of(
         Runner,
         transport,
-        product.Nothing(transport.me, weights),
+        _Instant(transport.me, weights),
         ROUNDS,
         checkpoints=CheckpointFile(mine / "checkpoint.safetensors"),
         log=log,
-    ).run()
+    )
+    runner.peer.schedule = _Together()
+    runner.run()
     transport.close()
     log.close()
     say(str(mine / "events.jsonl"))
