@@ -71,7 +71,9 @@ def ran_out_of_memory(exc: Exception) -> bool:
         "could not create a memory object",
         "out of memory",
     )
-    return isinstance(exc, RuntimeError) and any(word in str(exc) for word in words)
+    said = str(exc)
+    unbuilt = said.endswith("could not create a primitive")  # oneDNN's code is memory, too
+    return isinstance(exc, RuntimeError) and (unbuilt or any(word in said for word in words))
 
 
 def choose_precision(

@@ -215,7 +215,7 @@ def _who(
         )
     if len(keys) > MOST_KEYS or len(set(keys)) < len(keys):
         raise ConfigError(f"{name} may have one key, or two different ones while it changes")
-    return name, tuple(keys)
+    return name, tuple(sorted(keys))  # they have no order
 
 
 def address_of(name: str, address: str) -> str:

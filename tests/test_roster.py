@@ -53,6 +53,8 @@ def test_the_fingerprint_is_of_what_it_says_and_not_how() -> None:
         roster.parsed(f"# written by hand\n{roster.roster_of([B]).to_toml()}{entry()}").fingerprint
         == print_
     )
+    first, second = (f'["{one}", "{other}"]' for one, other in (KEYS[:2], KEYS[1::-1]))
+    assert roster.parsed(entry(keys=first)) == roster.parsed(entry(keys=second))
     others = [A, member("B", 1, max_samples=8)], [A, member("B", 2)], [A], [A, member("C", 1)]
     assert print_ not in {roster.roster_of(each).fingerprint for each in others}
 

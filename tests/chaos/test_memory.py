@@ -9,9 +9,26 @@ from pathlib import Path
 import pytest
 
 from benchmarks.peers import Federation, Site, wait_for
+from bt.precision import ran_out_of_memory
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
 MORE_BYTES = 24 << 20  # than it has when it starts to train: enough for threads, not for training
+
+
+@pytest.mark.parametrize(
+    ("said", "memory"),
+    [
+        ("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory", True),
+        ("std::bad_alloc", True),
+        ("could not create a memory object", True),
+        ("could not create a primitive", True),  # oneDNN, where its code has no place
+        ("could not create a primitive descriptor for a convolution", False),  # can't do that
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_what_says_that_memory_ran_out(said: str, memory: bool) -> None:
+    assert ran_out_of_memory(RuntimeError(said)) == memory
+    assert not ran_out_of_memory(ValueError(said))
 
 
 def address_space(site: Site) -> int:
