@@ -45,7 +45,8 @@ class Pulls:
     ) -> list[Send]:
         """Start transfers of those still `wanted`; ask for what the links have room for.
 
-        All together never have more on its way than one alone on a fast link.
+        All together never have more on its way than one alone on a fast link. Who has least of
+        it comes first: a fast one must not keep the others waiting until they count as silent.
         """
         while self.waiting and len(self.running) < self.at_once:
             peer = self.waiting.pop(0)
@@ -58,7 +59,7 @@ class Pulls:
                 self.running[peer] = transfer
         room = MOST_CREDIT - sum(transfer.coming for transfer in self.running.values())
         sends = []
-        for peer, transfer in self.running.items():
+        for peer, transfer in sorted(self.running.items(), key=lambda item: item[1].coming):
             sends += [Send(peer, pull) for pull in transfer.ask(now, max(room, 0))]
             room = MOST_CREDIT - sum(transfer.coming for transfer in self.running.values())
         return sends

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from bt import events
-from bt.others import Timing
-from bt.transfer import GRAIN, LEAST_BYTES_PER_S
+from bt.others import Other, Timing
+from bt.pulls import Pulls
+from bt.transfer import GRAIN, LEAST_BYTES_PER_S, MOST_CREDIT, Link
 from bt.versions import Version
 from tests.simulated import HEADER_BYTES, IMAGE, IMAGE_BYTES, Federation, digest
 from transports import messages
@@ -200,3 +203,28 @@ def test_a_peer_that_never_trained_needs_three_others_then() -> None:
         federation.update(name)
     assert federation.update("a") == (), "beside two others it has no model of its own"
     assert set(federation.update("a")) == {"b", "c"}
+
+
+def test_a_fast_peer_leaves_the_others_room() -> None:
+    """Of two large models over fast links both come in, not one after the other."""
+    size = 40 * MOST_CREDIT
+    others = {name: Other(link=Link(MOST_CREDIT)) for name in "bc"}
+    for name, other in others.items():
+        other.known = messages.Version(name, (0, 1), 1, "0" * 64, "training", digest(name, (0, 1)))
+    pulls = Pulls("a", size, HEADER_BYTES, 2, lambda link: messages.PLAIN)
+    pulls.begin(["b", "c"])
+    data, arrived = memoryview(bytes(2 * MOST_CREDIT)), dict.fromkeys("bc", 0)
+    waiting = deque(pulls.ask(others, lambda peer, now: True, 0.0))
+    for number in range(100):
+        now = 0.001 * number
+        send = waiting.popleft()
+        pull = send.message
+        assert isinstance(pull, messages.Pull)
+        part = data[: pull.length]
+        answer = messages.Weights(send.to, pull.digest, size, pull.offset, part)
+        assert pulls.take(answer, now) is pulls.running[send.to]
+        arrived[send.to] += pull.length
+        waiting += pulls.ask(others, lambda peer, now: True, now)
+        coming = sum(each.message.length for each in waiting)  # type: ignore[union-attr]
+        assert coming <= MOST_CREDIT + 2 * HEADER_BYTES
+    assert min(arrived.values()) > 0.4 * sum(arrived.values())
