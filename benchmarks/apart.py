@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import perf_counter, process_time
+from typing import Any
 
 from benchmarks import model
 from benchmarks.child import resolve
@@ -59,9 +60,22 @@ def _turn(child: Child) -> Callable[[], Taken]:
     return turn
 
 
+class Prepared:
+    """A Pull that wants something done before the clock runs: a small message both ways, say, so
+    that both ends are awake. BrainTorrent pings; what it is compared to does so, too."""
+
+    def __init__(self, pull: Callable[[], Any], prepare: Callable[[], object]) -> None:
+        self._pull = pull
+        self.prepare = prepare
+
+    def __call__(self) -> Any:
+        return self._pull()
+
+
 def prepare(pull: object) -> None:
-    """What a Pull wants done before the clock runs, if it has a method of this name."""
-    getattr(pull, "prepare", lambda: None)()
+    """Do what this Pull wants done, if it is a Prepared one."""
+    if isinstance(pull, Prepared):
+        pull.prepare()
 
 
 def pulls(

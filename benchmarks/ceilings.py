@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from benchmarks import model
+from benchmarks.apart import Prepared
 from benchmarks.harness import Pull, Say
 
 TIMEOUT_S = 60.0
@@ -45,7 +46,7 @@ def copy_fresh(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
 
 
 def serve_bytes(place: str, nbytes: int, say: Say) -> None:
-    """A bare socket: the whole model for every byte that comes in."""
+    """A bare socket: the whole model for every byte that comes in, a byte for every dot."""
     scheme, _, address = place.partition("://")
     if scheme == "ipc":
         listener = socket.socket(socket.AF_UNIX)
@@ -60,8 +61,8 @@ def serve_bytes(place: str, nbytes: int, say: Say) -> None:
     while True:
         connection, _ = listener.accept()
         with connection:
-            while connection.recv(1):
-                connection.sendall(served)
+            while asked := connection.recv(1):
+                connection.sendall(asked if asked == b"." else served)
 
 
 @contextmanager
@@ -76,7 +77,14 @@ def pull_bytes(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
                 connection.sendall(b"?")
                 receive(connection, into)
 
-        yield pull
+        yield Prepared(pull, lambda: greet(*connections))
+
+
+def greet(*connections: socket.socket) -> None:
+    """A byte there and back."""
+    for connection in connections:
+        connection.sendall(b".")
+        connection.recv(1)
 
 
 def receive(connection: socket.socket, into: memoryview) -> None:

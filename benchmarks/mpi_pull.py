@@ -19,7 +19,8 @@ import torch
 from mpi4py import MPI
 
 from benchmarks import memory, model, product
-from benchmarks.ceilings import receive
+from benchmarks.apart import Prepared
+from benchmarks.ceilings import greet, receive
 from benchmarks.harness import Pull, Way, interleave, summaries
 from benchmarks.peaks import PULLS
 from benchmarks.results import Found
@@ -64,7 +65,8 @@ def serve_tcp(comm: MPI.Intracomm, nbytes: int) -> Iterator[Answer]:
     with connection:
 
         def answer() -> None:
-            connection.recv(1)
+            while connection.recv(1) == b".":
+                connection.sendall(b".")
             connection.sendall(served)
 
         yield answer
@@ -81,7 +83,7 @@ def pull_tcp(comm: MPI.Intracomm, nbytes: int) -> Iterator[Pull]:
             connection.sendall(b"?")
             receive(connection, into)
 
-        yield pull
+        yield Prepared(pull, lambda: greet(connection))
 
 
 @contextmanager

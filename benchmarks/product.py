@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import model
+from benchmarks.apart import Prepared
 from benchmarks.harness import Pull, Say
 from benchmarks.latency import Pinger
 from bt import events
@@ -114,7 +115,8 @@ class Puller(Runner):
         return merged
 
     def _receive(self, received: Received) -> None:
-        if self.peer.phase is Phase.PINGING and [*self.peer._awaited] == [received.sender]:
+        last = self.peer.phase is Phase.PINGING and [*self.peer._awaited] == [received.sender]
+        if last and self.answer is None and not received.published:
             message = messages.decode(received.frames, limits=messages.Limits(MOST_BYTES))
             if isinstance(message, messages.Version):
                 self.answer = received
@@ -291,29 +293,13 @@ def pull_and_merge(places: Sequence[str], nbytes: int, me: str = CLIENT) -> Iter
         yield pulling(transport, nbytes)
 
 
-class _Pull:
-    """Pings before the clock runs: that is another message, and measured by itself."""
-
-    def __init__(self, puller: Puller) -> None:
-        self._puller = puller
-        self.prepare = puller.ask
-
-    def __call__(self) -> Sequence[model.Floats] | None:
-        return [values.numpy() for _, values in self._puller.pull_all().floats()]
-
-
-class _Lossy(_Pull):
-    """Of which there is nothing to verify."""
-
-    def __call__(self) -> None:
-        self._puller.pull_all()
-
-
 def pulling(transport: Transport, nbytes: int) -> Pull:
     own = weights(nbytes, model.OWN)
     puller = runner_of(Puller, transport, Nothing(transport.me, own), _FOREVER)
     puller._resume()
-    return _Pull(puller)
+    return Prepared(
+        lambda: [values.numpy() for _, values in puller.pull_all().floats()], puller.ask
+    )
 
 
 def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextManager[Pull]]:
@@ -327,7 +313,11 @@ def _pull_coded(setting: str) -> Callable[[Sequence[str], int], AbstractContextM
             puller = runner_of(Puller, transport, Nothing(transport.me, own), _FOREVER, choose)
             puller._resume()
             puller.pull_all()  # plainly: there is no base yet
-            yield _Lossy(puller)
+
+            def once() -> None:
+                puller.pull_all()
+
+            yield Prepared(once, puller.ask)
 
     return coded
 

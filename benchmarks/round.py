@@ -114,11 +114,11 @@ def _measure(peers: int, nbytes: int) -> Round:
         ]
         logs = [Path(child.hear(_TIMEOUT_S)).read_text() for child in children]
     rounds = [each for log in logs for each in _rounds(log)]
-    if not rounds:
-        raise Failed("no round merged all the others")
     full = [each for each in rounds if each["models"] == peers - 1]
+    if not full:
+        raise Failed("no round merged all the others")
     parts = {
-        name: 1e3 * median(each[name] for each in full or rounds)
+        name: 1e3 * median(each[name] for each in full)
         for name in ("seconds", "ping", "transfer", "persist")
     }
     return Round(
@@ -137,17 +137,22 @@ def _rounds(log: str) -> Iterator[dict[str, float]]:
     ends = [at for at, event in enumerate(events) if event["event"] == "persist"]
     for begin, end in pairwise(ends):
         inside = events[begin + 1 : end + 1]
-        pulls = [event["time"] for event in inside if event["event"] == "pull"]
-        merges = [event["time"] for event in inside if event["event"] == "merge"]
-        if not pulls or not merges:
+        pings, pulls = (_times(inside, what, "peer") for what in ("ping", "pull"))
+        merges = _times(inside, "merge", "from")
+        if not (pings and pulls and merges):
             continue
         yield {
             "seconds": inside[-1]["time"] - events[begin]["time"],
-            "ping": pulls[0] - events[begin]["time"],
+            "ping": pulls[0] - pings[0],
             "transfer": merges[-1] - pulls[0],
             "persist": inside[-1]["seconds"],
-            "models": len(merges),
+            "models": len({event["from"] for event in inside if event["event"] == "merge"}),
         }
+
+
+def _times(events: Sequence[dict[str, Any]], what: str, who: str) -> list[float]:
+    """Of its own pings and pulls, which name a `peer`, or of what came `from` one."""
+    return [event["time"] for event in events if event["event"] == what and who in event]
 
 
 def overhead(folder: Path) -> Overhead:

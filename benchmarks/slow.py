@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks import model
-from benchmarks.apart import prepare
+from benchmarks.apart import Prepared, prepare
 from benchmarks.children import Child, Failed, Unavailable
 from benchmarks.harness import Pull, Samples, Say, Way, clients, interleave, served, summaries
 from benchmarks.links import DEVICE, FAR, Link, joined
@@ -117,7 +117,7 @@ def take_turns(
     flows: dict[str, list[Flow]] = {name: [] for name in functions}
     with clients(functions, places, nbytes, found) as pulls:
         samples = interleave(
-            {name: _Watched(pull, flows[name]) for name, pull in pulls.items()},
+            {name: _watched(pull, flows[name]) for name, pull in pulls.items()},
             rounds=rounds,
             budget_s=TIMEOUT_S / 2,
             found=found,
@@ -138,18 +138,14 @@ class Flow:
     seconds: float = 0.0  # from these until it was merged
 
 
-class _Watched:
-    """A Pull, and what comes over the device meanwhile."""
-
-    def __init__(self, pull: Pull, flows: list[Flow]) -> None:
-        self._pull, self._flows = pull, flows
-        self.prepare = partial(prepare, pull)
-
-    def __call__(self) -> Sequence[model.Floats] | None:
+def _watched(pull: Pull, flows: list[Flow]) -> Pull:
+    def once() -> Sequence[model.Floats] | None:
         with _watch() as flow:
-            merged = self._pull()
-        self._flows.append(flow)
+            merged = pull()
+        flows.append(flow)
         return merged
+
+    return Prepared(once, partial(prepare, pull))
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import numpy as np
 
 from benchmarks import latency, model
+from benchmarks.apart import Prepared
 from benchmarks.harness import Pull, Say
 
 TIMEOUT_S = 60.0
@@ -63,7 +65,7 @@ def pull_pickled(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
             theirs = pickle.loads(whole(b"?", timeout=TIMEOUT_S))
             return [0.5 * mine + 0.5 * other for mine, other in zip(own, theirs, strict=True)]
 
-        yield pull
+        yield _prepared(pull, channel)
 
 
 @contextmanager
@@ -84,7 +86,12 @@ def pull_stream(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
                 begin = part.stop
             return [merged.numpy()]
 
-        yield pull
+        yield _prepared(pull, channel)
+
+
+def _prepared(pull: Callable[[], Any], channel: grpc.Channel) -> Prepared:
+    echo = channel.unary_unary("/bench/echo")
+    return Prepared(pull, lambda: echo(b".", timeout=TIMEOUT_S))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import zmq
 from zmq import Frame
 
 from benchmarks import latency, model
+from benchmarks.apart import Prepared
 from benchmarks.harness import Pull, Say
 from transports.door import Door
 from transports.malloc import keep_freed_memory
@@ -35,8 +36,8 @@ def serve_naive(place: str, nbytes: int, say: Say) -> None:
     own = model.tensors(model.tensor(model.values(nbytes, model.THEIRS)))
     with _listening(zmq.REP, place, say) as replies:
         while True:
-            replies.recv()
-            replies.send(safetensors.torch.save(own))
+            asked = replies.recv()
+            replies.send(asked if asked == b"." else safetensors.torch.save(own))
 
 
 @contextmanager
@@ -58,15 +59,15 @@ def pull_naive(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
             }
             return [part.numpy() for part in merged.values()]
 
-        yield pull
+        yield Prepared(pull, lambda: _greet(b".", requests))
 
 
 def serve_frame(place: str, nbytes: int, say: Say) -> None:
     encoded = safetensors.numpy.save({"flat": model.values(nbytes, model.THEIRS)})
     with _listening(zmq.REP, place, say) as replies:
         while True:
-            replies.recv()
-            replies.send(encoded, copy=False)
+            asked = replies.recv()
+            replies.send(asked if asked == b"." else encoded, copy=False)
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def pull_frame(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
                 )
             return [merged.numpy()]
 
-        yield pull
+        yield Prepared(pull, lambda: _greet(b".", requests))
 
 
 def serve_ranges(place: str, nbytes: int, say: Say) -> None:
@@ -140,7 +141,7 @@ def pull_ranges(places: Sequence[str], nbytes: int) -> Iterator[Pull]:
                 raise ValueError("damaged on the way")
             return [merged.numpy()]
 
-        yield pull
+        yield Prepared(pull, lambda: _greet(_ASKED.pack(0, 0), [dealer]))
 
 
 def serve_echo(place: str, nbytes: int, say: Say) -> None:
@@ -159,6 +160,13 @@ def ping_echo(places: Sequence[str], nbytes: int) -> Iterator[latency.Pinger]:
             dealer.send(question)
 
         yield latency.Pinger(ask, dealer.recv)
+
+
+def _greet(question: bytes, others: Sequence[zmq.Socket[bytes]]) -> None:
+    """A question there, and next to nothing back."""
+    for other in others:
+        other.send(question)
+        other.recv()
 
 
 @contextmanager

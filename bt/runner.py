@@ -36,7 +36,7 @@ from transports.base import PeerGone, Received, Transport, Unwelcome
 
 _JOB_POLL_S, _SHORT_JOB_S = 0.02, 0.2  # when a fine-tune's end is noticed; sooner while shorter
 _IDLE_POLL_S = 0.25  # how soon a request to stop is noticed
-_TOGETHER = 32  # answers to pings
+_TOGETHER = 32  # answers to pings that come close behind each other: hardly dearer than one
 _SWITCH_INTERVAL_S = 5e-4  # a trainer busy in Python would make others wait (default: 5 ms)
 _Start = Callable[[], FlatWeights] | None  # makes what a fine-tune starts from
 _Fit = tuple[FlatWeights, FitMetrics]
@@ -161,9 +161,10 @@ class Runner:
         if self._saver.pending and (seconds := self._saver.done(self._pool)) is not None:
             self._log.write("persist", version=str(self.peer.version), seconds=seconds)
             self._feed(events.Persisted(self._put_on_shelf()))
+        waiting = len(self._answers)
         if (received := self._transport.recv(self._timeout_s())) is not None:
             self._receive(received)
-        if received is None or len(self._answers) >= _TOGETHER:
+        if not waiting < len(self._answers) < _TOGETHER:  # no further ping, or enough of them
             self._send_answers()
         if self.peer.deadline is not None and self._clock() >= self.peer.deadline:
             self._meet()
@@ -236,6 +237,7 @@ class Runner:
                 self._transport.publish(frames)
                 self._totals["bytes_out"] += sum(len(frame) for frame in frames)
             case events.Merge():
+                self._send_answers()  # a difference takes a while
                 self._merge(instruction)
             case events.StartOver():
                 self._intake = None
@@ -252,8 +254,6 @@ class Runner:
                 self._log.write(event, peer=peer, reason=reason)
 
     def _send(self, to: str, message: messages.Message) -> bool:
-        """Answers to pings leave together with those to all that are here already: many at once
-        cost a transport little more than one. Nothing overtakes them."""
         if isinstance(message, messages.Version):
             self._answers.append((to, message))
             return True

@@ -99,7 +99,10 @@ class Transfer:
             if self.base is not None and self.asked and not self.arrived:
                 break
             header = 0 if self.arrived else self.header  # the first range has it beside its share
-            length = min(self.link.range_bytes, self.size - max(self.asked, header))
+            share = self.link.range_bytes
+            if not self.coming:  # anything is better than nothing: others may leave little room
+                share = min(share, max(most // GRAIN, 1) * GRAIN)
+            length = min(share, self.size - max(self.asked, header))
             if self.coming - min(header, self.asked) + length > most:
                 break
             length += 0 if self.asked else header

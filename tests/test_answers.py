@@ -70,6 +70,17 @@ def test_answers_wait_for_those_to_pings_that_are_here_and_for_nothing_else(pair
     assert pair.heard() == ["Version"] * 3
 
 
+def test_a_flood_of_what_needs_no_answer_does_not_hold_them_back(pair: Pair) -> None:
+    nothing = messages.encode(messages.Weights("b", "0" * 32, 0, 0, memoryview(b"")))
+    pair.b.send("a", PING)
+    for _ in range(9):
+        pair.b.send("a", nothing)
+    pair.step()
+    assert pair.heard() == []
+    pair.step()
+    assert pair.heard() == ["Version"]
+
+
 def test_nothing_overtakes_them(pair: Pair) -> None:
     for frames in (PING, PING, PULL, PING):
         pair.b.send("a", frames)

@@ -74,6 +74,14 @@ def test_the_credit_is_kept_and_ranges_are_grains_of_the_body(
         assert (after.offset - header) % GRAIN == 0
 
 
+def test_who_has_nothing_on_its_way_takes_what_room_there_is() -> None:
+    coming = transfer(size=HEADER + MOST_CREDIT, credit=MOST_CREDIT)
+    assert coming.ask(0.0, 0) == []
+    (first,) = coming.ask(0.0, 3 * GRAIN + 5)
+    assert (first.offset, first.length) == (0, HEADER + 3 * GRAIN)
+    assert coming.ask(0.0, 3 * GRAIN) == [], "the next one waits for room for all of it"
+
+
 def test_an_empty_body_is_one_range() -> None:
     coming = transfer(size=HEADER)
     (pull,) = coming.ask(0.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -62,8 +64,11 @@ def unpaced(descriptor: int) -> None:
     BBR, the default of many a system, waits for a timer before it sends more: by it pulling 14 MB
     took a fifth longer. Every kernel has Reno, and here it has nothing to wait for.
     """
-    with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as raw:
-        if raw.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN) != socket.AF_UNIX:
-            host = str(raw.getsockname()[0]).partition("%")[0]
-            if ipaddress.ip_address(host).is_loopback:
-                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    with suppress(OSError):
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            return  # closed meanwhile, and a file's by now
+        with socket.socket(fileno=os.dup(descriptor)) as raw:
+            if raw.family in (socket.AF_INET, socket.AF_INET6):
+                host = str(raw.getsockname()[0]).partition("%")[0]
+                if ipaddress.ip_address(host).is_loopback:
+                    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")

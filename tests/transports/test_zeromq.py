@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -27,8 +28,6 @@ from transports import sockets
 from transports.base import PeerGone, TransportError
 from transports.testing import CHECKS, check_group
 from transports.zeromq import ZeroMQTransport
-
-_TCP = socket.AF_INET, socket.SOCK_STREAM
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -291,21 +290,31 @@ def test_an_address_in_use_is_said_in_one_line(join, addresses):
     assert addresses["a"] in str(caught.value)
 
 
-@pytest.mark.parametrize("wire", ["tcp"])
-def test_within_a_machine_nothing_waits_for_a_timer(addresses):
-    a = ZeroMQTransport("a", None, {"b": addresses["b"]})
-    b = ZeroMQTransport("b", addresses["b"], {"a": None})
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_within_a_machine_nothing_waits_for_a_timer(host):
+    port = free_port()
+    a = ZeroMQTransport("a", None, {"b": f"tcp://{host}:{port}"})
+    b = ZeroMQTransport("b", f"tcp://{host}:{port}", {"a": None})
     with closing(a), closing(b):
         deliver(a, b, [b"x"])
-        port = int(addresses["b"].rpartition(":")[2])
         rules = {}  # of its two ends
         for descriptor in map(int, os.listdir("/proc/self/fd")):
-            with suppress(OSError), socket.fromfd(descriptor, *_TCP) as end:
-                ports = end.getsockname()[1], end.getpeername()[1]
-                if port in ports:
-                    rule = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-                    rules[ports] = rule.rstrip(b"\0")
+            with suppress(OSError, IndexError):
+                if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                    with socket.socket(fileno=os.dup(descriptor)) as end:
+                        ports = end.getsockname()[1], end.getpeername()[1]
+                        rule = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+                        if port in ports:
+                            rules[ports] = rule.rstrip(b"\0")
     assert [*rules.values()] == [b"reno"] * 2
+
+
+def test_a_descriptor_that_is_a_file_by_now_is_left_alone():
+    with open(os.devnull, "rb") as file:
+        before = len(os.listdir("/proc/self/fd"))
+        sockets.unpaced(file.fileno())
+        sockets.unpaced(-1)
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_hundreds_of_peers_find_room_and_are_no_crowd():
