@@ -34,7 +34,7 @@ ENCODINGS = tuple(name for name in messages.ENCODINGS if name != messages.PLAIN)
 
 _BLOCK = 1024  # values that share a scale
 _ROWS = 64  # blocks worked on at once: temporaries of 256 KB (F64: 512 KB) stay in the cache
-_BUSY = 2.0  # times longer than `Costs.measure` takes coding with caches cold and cores in use
+_BUSY = 1.5  # times longer than `Costs.measure` takes coding with caches cold and cores in use
 _LEVEL = 1  # higher levels of zstd find little more in noise
 _TINY, _INFINITY = 0x00800000, 0x7F800000  # float32: bits of the smallest normal and of infinity
 
