@@ -8,6 +8,7 @@ import pytest
 
 from bt import events
 from bt.others import Other, Timing
+from bt.protocol import Peer
 from bt.pulls import Pulls
 from bt.transfer import GRAIN, LEAST_BYTES_PER_S, MOST_CREDIT, Link
 from bt.versions import Version
@@ -127,7 +128,8 @@ def test_ranges_that_were_not_asked_for_are_ignored(digest_of: int, begin: int, 
     assert not federation.partly
 
 
-def test_the_next_range_is_asked_for_before_one_is_merged() -> None:
+def asked_for_weights() -> tuple[Peer, events.Received]:
+    """a, which has asked b for its model, and the first range of the answer."""
     federation = Federation(AB)
     federation.update("b")
     peer = federation.peers["a"]
@@ -135,19 +137,18 @@ def test_the_next_range_is_asked_for_before_one_is_merged() -> None:
     peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
     end = HEADER_BYTES + GRAIN
     first = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE[:end])
-    kinds = [type(each) for each in peer.handle(events.Received(first), 0.0)]
+    return peer, events.Received(first)
+
+
+def test_the_next_range_is_asked_for_before_one_is_merged() -> None:
+    peer, first = asked_for_weights()
+    kinds = [type(each) for each in peer.handle(first, 0.0)]
     assert kinds == [events.Send, events.Merge]
 
 
 def test_a_refused_merge_does_not_count() -> None:
-    federation = Federation(AB)
-    federation.update("b")
-    peer = federation.peers["a"]
-    peer.handle(events.RoundDue(), 0.0)
-    peer.handle(events.Received(federation.peers["b"].announcement()), 0.0)
-    end = HEADER_BYTES + GRAIN
-    first = messages.Weights("b", digest("b", (0, 1)), IMAGE_BYTES, 0, IMAGE[:end])
-    merge = peer.handle(events.Received(first), 0.0)[-1]
+    peer, first = asked_for_weights()
+    merge = peer.handle(first, 0.0)[-1]
     assert isinstance(merge, events.Merge)
     instructions = peer.handle(events.Merged("b", refused="not finite"), 0.0)
     assert instructions.index(events.StartOver()) < instructions.index(events.Train(0, ()))
