@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +27,10 @@ from benchmarks.peaks import PULLS
 from benchmarks.results import Found
 from benchmarks.table import show
 from bt.console import make_console
+from bt.runner import Runner
 from transports.base import Transport
 
+_R = TypeVar("_R", bound=Runner)
 Answer = Callable[[], object]  # serves one pull
 _END = -1
 
@@ -94,13 +97,18 @@ def _rank(comm: MPI.Intracomm) -> Iterator[Transport]:
         yield transport
 
 
+def _serving(kind: type[_R], transport: Transport, nbytes: int) -> _R:
+    theirs = product.Nothing(transport.me, product.weights(nbytes, model.THEIRS))
+    peer = product.runner_of(kind, transport, theirs, rounds=1)
+    peer._resume()
+    return peer
+
+
 @contextmanager
-def serve_ours(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
+def serve_ours(comm: MPI.Intracomm, nbytes: int) -> Iterator[Answer]:
     """Rank 1, a peer of rank 0: each call answers one pull."""
     with _rank(comm) as transport:
-        theirs = product.Nothing(transport.me, product.weights(nbytes, model.THEIRS))
-        server = product.runner_of(product.Puller, transport, theirs, rounds=1)
-        server._resume()
+        server = _serving(product.Puller, transport, nbytes)
 
         def answer() -> None:
             wanted = product.models_served(server) + 1
@@ -114,10 +122,7 @@ def serve_ours(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]
 def idle_ours(comm: MPI.Intracomm, nbytes: int) -> Iterator[Callable[[], None]]:
     """A rank that is done, and of whom nobody wants anything: each call waits once."""
     with _rank(comm) as transport:
-        theirs = product.Nothing(transport.me, product.weights(nbytes, model.THEIRS))
-        peer = product.runner_of(product.Server, transport, theirs, rounds=1)
-        peer._resume()
-        yield peer._step
+        yield _serving(product.Server, transport, nbytes)._step
 
 
 @contextmanager

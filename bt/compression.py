@@ -34,7 +34,9 @@ ENCODINGS = tuple(name for name in messages.ENCODINGS if name != messages.PLAIN)
 
 _BLOCK = 1024  # values that share a scale
 _ROWS = 64  # blocks worked on at once: temporaries of 256 KB (F64: 512 KB) stay in the cache
-_BUSY = 1.5  # times longer than `Costs.measure` takes coding with caches cold and cores in use
+# Coding takes up to twice as long as `Costs.measure` finds, with caches cold and cores in use; but
+# it measures while a peer starts, and then often finds too much.
+_BUSY = 1.5
 _LEVEL = 1  # higher levels of zstd find little more in noise
 _TINY, _INFINITY = 0x00800000, 0x7F800000  # float32: bits of the smallest normal and of infinity
 

@@ -62,7 +62,7 @@ def unpaced(descriptor: int) -> None:
     """Have a TCP connection within this machine, or all that are accepted here, never hold back.
 
     BBR, the default of many a system, waits for a timer before it sends more: by it pulling 14 MB
-    took a fifth longer. Every kernel has Reno, and here it has nothing to wait for.
+    took a sixth longer. Every kernel has Reno, and here it has nothing to wait for.
     """
     with suppress(OSError):
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
