@@ -251,7 +251,6 @@ class Peer:
             told, keep = transfer.announced, transfer.encoding != messages.PLAIN
             own = self.schedule.weight(self, self.announcement()) if self.version.count else 0.0
             weights = self.schedule.weight(self, told), own
-            out += self._pulls.ask(self._others, self._has_news, now)  # comes while this is merged
             out.append(events.Merge(message, told, *weights, transfer.base, keep))
 
     def _drop_pull(self, peer: str, out: list[Instruction], *, again: bool = False) -> None:
@@ -338,7 +337,8 @@ class Peer:
                 self._set_aside(peer, "sends its model too slowly", now, out)
             elif transfer.stalled(now, self.timing.stall_s, self.timing.pull_s / 3):
                 transfer.rewind(now)
-        out += self._pulls.ask(self._others, self._has_news, now)
+        # first of all: it comes while what is here already is merged
+        out[:0] = self._pulls.ask(self._others, self._has_news, now)
         if self._pulls.running and now >= self._retry_at:
             self._ping(list(self._pulls.running), now, out)  # a dead one is noticed that way
         if not self._pulls.done:

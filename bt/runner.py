@@ -271,7 +271,7 @@ class Runner:
         except PeerGone as exc:
             self._feed(events.PeerGone(to, exc.reason, isinstance(exc, Unwelcome)))
             return False
-        self._totals["bytes_out"] += sum(len(frame) for frame in frames)
+        self._totals["bytes_out"] += sum(map(len, frames))
         match message:
             case messages.Ping() if to not in self._pinged:  # once, however often it is repeated
                 self._pinged.add(to)

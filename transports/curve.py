@@ -47,7 +47,7 @@ class Anyone:
 
     def __init__(self, me: str, peers: Collection[str], *, outside: bool) -> None:
         self._routing_id = _outsiders() if outside else me.encode()
-        self._peers = peers
+        self._by_route = {name.encode(): Origin(name, "") for name in peers}
 
     def serve(self, socket: zmq.Socket[bytes]) -> None:
         """Make this a socket others connect to."""
@@ -58,10 +58,9 @@ class Anyone:
 
     def who(self, routing_id: zmq.Frame) -> Origin | None:
         """Whom a message on a ROUTER is from, by its first frame. None: nobody we know."""
-        if routing_id.bytes.startswith(OUTSIDE):
-            return Origin(OUTSIDER, "")
-        name = routing_id.bytes.decode("ascii", errors="replace")
-        return Origin(name, "") if name in self._peers else None
+        route = routing_id.bytes
+        outsider = Origin(OUTSIDER, "") if route.startswith(OUTSIDE) else None
+        return self._by_route.get(route, outsider)
 
     def keys(self, name: str) -> frozenset[str]:
         """Each of which `name` may be connected to by."""

@@ -167,7 +167,7 @@ _KINDS: dict[str, Any] = {
     "report": Report,
 }
 _KIND_OF = {kind: name for name, kind in _KINDS.items()}
-_REPEATED_BYTES = 1 << 10  # headers up to this may come again just so,
+_REPEATED_BYTES = 1 << 10  # messages up to this may come again just so,
 _REPEATED = 4096  # and so many are remembered: two or three of each of a thousand peers
 _FIELDS = {
     name: tuple(each.name for each in fields(kind) if each.name != "data")
@@ -193,7 +193,7 @@ def encode(message: Message) -> tuple[Frame, ...]:
 
 
 def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
-    """The message in these frames, split in any way; data in one frame is not copied.
+    """The message in these frames, split in any way; data in a frame of its own is not copied.
 
     Raises MessageError and nothing else. The `sender` of the result is a claim: compare it with
     the sender the transport authenticated.
@@ -202,12 +202,10 @@ def decode(frames: Sequence[Frame], *, limits: Limits) -> Message:
     total = sum([view.nbytes for view in views])
     if total > limits.max_message_bytes:
         raise TooLarge(f"{total} bytes, at most {limits.max_message_bytes} are accepted")
-    head, rest = header.split(views, limits.max_header_bytes)
-    if any([view.nbytes for view in rest]):
-        return _weights(head, _joined(rest))
-    if (pull := ranges.read_pull(head)) is not None:
-        return Pull(*pull)
-    message = _decoded(head) if len(head) <= _REPEATED_BYTES else _without_data(head)
+    if len(views) == 1 and total <= min(_REPEATED_BYTES, limits.max_header_bytes):
+        message = _decoded(views[0].tobytes())
+    else:
+        message = _split(views, limits.max_header_bytes)
     if isinstance(message, Version) and message.samples > limits.max_samples:
         raise TooLarge(
             f"claims {message.samples} samples, at most {limits.max_samples} are accepted"
@@ -222,11 +220,16 @@ def _encoded(message: Ping | Version | Ask) -> bytes:
 
 
 @lru_cache(maxsize=_REPEATED)
-def _decoded(head: bytes) -> Message:
-    return _without_data(head)
+def _decoded(file: bytes) -> Message:
+    return _split([memoryview(file)], len(file))
 
 
-def _without_data(head: bytes) -> Message:
+def _split(frames: Sequence[memoryview], max_header_bytes: int) -> Message:
+    head, rest = header.split(frames, max_header_bytes)
+    if any([view.nbytes for view in rest]):
+        return _weights(head, _joined(rest))
+    if (pull := ranges.read_pull(head)) is not None:
+        return Pull(*pull)
     kind, about, table = _read(head)
     if kind == "weights":
         return _weights(head, memoryview(b""))

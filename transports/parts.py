@@ -17,13 +17,15 @@ def send(over: zmq.Socket[bytes], parts: Sequence[Frame]) -> None:
     """Queue them as one message. Raises ZMQError if that would have to wait."""
     last = len(parts) - 1
     for index, part in enumerate(parts):
-        copy = memoryview(part).nbytes < _COPIED_BYTES
-        over.send(part, _NOW if index == last else _AND_MORE, copy=copy)
+        over.send(part, _NOW if index == last else _AND_MORE, len(part) < _COPIED_BYTES)
 
 
 def receive(over: zmq.Socket[bytes]) -> list[zmq.Frame]:
-    """The next message, not copied. Raises zmq.Again if there is none."""
-    parts = [part := over.recv(_NOW, copy=False)]
+    """The next message, not copied; no parts if there is none."""
+    try:
+        parts = [part := over.recv(_NOW, copy=False)]
+    except zmq.Again:
+        return []
     while part.more:  # all parts come at once
         part = over.recv(_NOW, copy=False)
         if len(parts) < MOST:
