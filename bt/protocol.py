@@ -85,8 +85,7 @@ class Peer:
 
     def resume(self, version: Version, vector: VersionVector, joined_at: int = 0) -> None:
         """Go on from a checkpoint; before the first event, and before `digest` is set."""
-        self.version, self.joined_at = version, joined_at
-        self.vector = dict(vector)
+        self.version, self.vector, self.joined_at = version, dict(vector), joined_at
         if version.count >= self.rounds:
             self.state = "done"
 
@@ -149,8 +148,10 @@ class Peer:
             case events.Received(message):
                 calm = not (self._others[message.sender].gone or self.phase is Phase.PULLING)
                 self._receive(event, now, out)
+                if isinstance(message, messages.Weights):
+                    calm = message.sender in self._pulls.running  # more of it is to come
                 late = self.deadline is not None and now >= self.deadline
-                if isinstance(message, messages.Ping | messages.Pull) and calm and not late:
+                if calm and not late and not isinstance(message, messages.Version):
                     return out  # nothing else has changed
             case events.PeerGone(peer, reason, refused):
                 if refused:
@@ -242,15 +243,14 @@ class Peer:
         try:
             transfer = self._pulls.take(message, now)
         except Gone:
-            self._drop_pull(message.sender, out, again=True)  # it may have something newer
-            return
+            return self._drop_pull(message.sender, out, again=True)  # it may have something newer
         except Misfit as exc:
-            self._set_aside(message.sender, str(exc), now, out)
-            return
+            return self._set_aside(message.sender, str(exc), now, out)
         if transfer is not None:
             told, keep = transfer.announced, transfer.encoding != messages.PLAIN
             own = self.schedule.weight(self, self.announcement()) if self.version.count else 0.0
             weights = self.schedule.weight(self, told), own
+            out += self._pulls.ask(self._others, self._has_news, now)  # comes while this is merged
             out.append(events.Merge(message, told, *weights, transfer.base, keep))
 
     def _drop_pull(self, peer: str, out: list[Instruction], *, again: bool = False) -> None:
@@ -337,8 +337,7 @@ class Peer:
                 self._set_aside(peer, "sends its model too slowly", now, out)
             elif transfer.stalled(now, self.timing.stall_s, self.timing.pull_s / 3):
                 transfer.rewind(now)
-        # first of all: it comes while what is here already is merged
-        out[:0] = self._pulls.ask(self._others, self._has_news, now)
+        out += self._pulls.ask(self._others, self._has_news, now)
         if self._pulls.running and now >= self._retry_at:
             self._ping(list(self._pulls.running), now, out)  # a dead one is noticed that way
         if not self._pulls.done:

@@ -16,8 +16,8 @@ from transports import messages
 
 GRAIN = 1 << 16  # bytes; ranges begin and end at multiples of it, counted from the body
 LEAST_CREDIT = 2 * GRAIN
-MOST_CREDIT = 6 << 20
-LARGEST_RANGE = 3 << 19  # every message costs; larger ones fall out of the caches
+MOST_CREDIT = 9 << 19
+LARGEST_RANGE = 9 << 17  # every message costs; large ones fall out of caches, and leave gaps
 LEAST_BYTES_PER_S = 1 << 13  # a link, or a peer, that is slower costs a round too much
 _AHEAD_S = 0.25  # how long what is asked for may take to come in, beside the round trip
 
@@ -33,8 +33,9 @@ class Link:
 
     @property
     def range_bytes(self) -> int:
-        """Up to a third of the credit: a power of two, so that freed memory fits the next."""
-        return min(1 << (max(self.credit // 3, GRAIN).bit_length() - 1), LARGEST_RANGE)
+        """Up to a third of the credit: few sizes, so that freed memory fits the next."""
+        share = max(self.credit // 3, GRAIN)
+        return LARGEST_RANGE if share >= LARGEST_RANGE else 1 << (share.bit_length() - 1)
 
     def measured(self, nbytes: int, seconds: float) -> None:
         """So many bytes came in within the `seconds` between a question and its answer."""
