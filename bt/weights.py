@@ -111,7 +111,7 @@ class FlatWeights:
         with torch.no_grad():
             for specs, _, run in weights._runs():
                 # cheaper than a hundred copies
-                torch.cat([state[spec.name].cpu().reshape(-1) for spec in specs], out=run)
+                torch.cat([state[spec.name].cpu().flatten() for spec in specs], out=run)
         return weights
 
     @classmethod
