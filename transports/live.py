@@ -8,6 +8,7 @@ peer finds the others, and one that has moved is found.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
@@ -81,6 +82,8 @@ class LiveTransport(ZeroMQTransport):
             self._unsubscribe(name)
         if name in self._publishes and self._publishes[name][0].key not in valid:
             del self._publishes[name]
+        if before - valid:
+            self._ahead = deque(each for each in self._ahead if each.sender != name)
         if before - valid and not self._publisher.closed:
             # libzmq can't end one of the subscriptions, so all end. From now on announcements
             # go to each of the others by itself.

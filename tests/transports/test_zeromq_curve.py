@@ -263,6 +263,22 @@ def test_who_loses_its_key_is_out_at_once(join, keys):
     announce(a, b, [b"news"])
 
 
+def test_who_loses_its_key_is_not_heard_from_what_was_read_ahead(join):
+    a, b, c = (join(name) for name in "abc")
+    for other in (b, c):
+        deliver(other, a, [b"hello"])
+    deadline = time.monotonic() + PATIENCE_S
+    while not {"b", "c"} <= {message.sender for message in a._ahead}:
+        assert time.monotonic() < deadline
+        for other in (b, b, c, c):
+            other.send("a", [b"in a row"])
+        a.recv(0.1)
+    a.admit("b", ())
+    assert {message.sender for message in a._ahead} == {"c"}
+    while (message := a.recv(0.1)) is not None:
+        assert message.sender == "c"
+
+
 def test_a_restarted_peer_without_a_valid_key_stays_out(join, addresses, keys, stranger):
     a, b, c = (join(name) for name in "abc")
     deliver(b, a, [b"hello"])
