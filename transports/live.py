@@ -71,6 +71,7 @@ class LiveTransport(ZeroMQTransport):
         self._check_open()
         before = self._ends.keys(name)
         self._ends.admit(name, keys)
+        self._forget_strangers()
         valid = self._ends.keys(name)
         if not valid:
             self._hints.forget(name)
@@ -82,8 +83,6 @@ class LiveTransport(ZeroMQTransport):
             self._unsubscribe(name)
         if name in self._publishes and self._publishes[name][0].key not in valid:
             del self._publishes[name]
-        if before - valid:
-            self._ahead = deque(each for each in self._ahead if each.sender != name)
         if before - valid and not self._publisher.closed:
             # libzmq can't end one of the subscriptions, so all end. From now on announcements
             # go to each of the others by itself.
@@ -110,6 +109,16 @@ class LiveTransport(ZeroMQTransport):
             for known in (self._ways, self._routes, self._homes, self._told, self._heard):
                 known.pop(name, None)
             self.peers = tuple(sorted(self._ways))
+            self._forget_strangers()
+
+    def _forget_strangers(self) -> None:
+        """What was read ahead of them is not heard any more."""
+        self._ahead = deque(
+            (origin, message)
+            for origin, message in self._ahead
+            if origin.key in self._ends.keys(origin.name)
+            and (message.reply_to is not None or origin.name in self._ways)
+        )
 
     def _move(self, name: str, where: Tcp | Ipc | None) -> None:
         """Look for it there, and nowhere else."""

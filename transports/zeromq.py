@@ -36,7 +36,7 @@ _MESSAGE, _HELLO, CONTACTS = b"m", b"h", b"c"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
 _MAX_ANNOUNCEMENT_BYTES = 1 << 20
 _BETWEEN_POLLS_BYTES, _LEAST_BYTES = 1 << 21, 1 << 16  # each message counts for no less
-_AT_ONCE = 16  # messages of one socket
+_AT_ONCE, _SMALL_BYTES = 16, 1 << 12  # messages of one socket, up to so large
 _GIVEN_UP_S = 1.0  # libzmq says much sooner that it tries again
 _LOOK_S = 0.1  # between two looks after links, and at how many strangers are at the door
 
@@ -84,17 +84,15 @@ class ZeroMQTransport:
         self.me = me
         self.peers = tuple(sorted(peers))
         self._outside, self._insecure = outside, insecure
-        self._max_message_bytes = max_message_bytes
         self._addresses = {
             name: parse(address) for name, address in peers.items() if address is not None
         }
         own = None if listen is None else parse(listen)
         keep_freed_memory()
-        self._context = new_context()
-        self._closed = False
+        self._context, self._closed = new_context(), False
         self._links: dict[zmq.Socket[bytes], Link] = {}  # by monitor
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
-        self._door = Door(max_message_bytes)
+        self._max_message_bytes, self._door = max_message_bytes, Door(max_message_bytes)
         try:
             self._ends: Anyone | Curve = Anyone(me, self.peers, outside=outside)
             if keys is not None:
@@ -107,7 +105,7 @@ class ZeroMQTransport:
     def _open(self, own: Tcp | Ipc | None, announce: str | None) -> None:
         self._poller = zmq.Poller()
         self._ready: deque[zmq.Socket[bytes]] = deque()
-        self._ahead: deque[Received] = deque()
+        self._ahead: deque[tuple[Origin, Received]] = deque()
         self._unpolled, self._look_at = 0, 0.0  # bytes; when to see to links
         self._senders: dict[zmq.Socket[bytes], Origin] = {}  # of a DEALER or a SUB: the other end
         self._published_at: dict[str, tuple[Origin, str]] = {}  # what each SUB is connected to
@@ -270,7 +268,7 @@ class ZeroMQTransport:
             while self._ready and not self._ahead:
                 self._read_some(self._ready.popleft())
             if self._ahead:
-                return self._ahead.popleft()
+                return self._ahead.popleft()[1]
             left_s = max(0.0, deadline - time.monotonic())
             if looked and not left_s:
                 return None  # even if strangers keep the sockets busy
@@ -336,17 +334,19 @@ class ZeroMQTransport:
                 self._link(link.dealer, address)
 
     def _read_some(self, ready: zmq.Socket[bytes]) -> None:
-        """Several messages of this socket: one by one, each would cost half as much again."""
+        """This socket's turn. Each small message by itself would cost half as much again."""
         for _ in range(_AT_ONCE):
-            if (message := self._read(ready)) is None:
+            if (read := self._read(ready)) is None:
                 return
-            self._ahead.append(message)
-            self._unpolled += max(_LEAST_BYTES, *map(len, message.frames), 0)
-            if self._unpolled >= _BETWEEN_POLLS_BYTES:
-                return
-        self._ready.append(ready)
+            self._ahead.append(read)
+            nbytes = sum(map(len, read[1].frames))
+            self._unpolled += max(_LEAST_BYTES, nbytes)
+            if nbytes > _SMALL_BYTES:
+                break
+        if self._unpolled < _BETWEEN_POLLS_BYTES:
+            self._ready.append(ready)
 
-    def _read(self, ready: zmq.Socket[bytes]) -> Received | None:
+    def _read(self, ready: zmq.Socket[bytes]) -> tuple[Origin, Received] | None:
         """One message of this socket, or None if it has none for the user."""
         if ready.closed or not (got := parts.receive(ready)):
             return None
@@ -369,7 +369,7 @@ class ZeroMQTransport:
         frames = tuple([part.buffer for part in got[1:]])
         if tag == _MESSAGE:
             published = self._subscribers.get(sender.name) is ready
-            return Received(sender.name, frames, reply_to, published)
+            return sender, Received(sender.name, frames, reply_to, published)
         if tag == _HELLO and len(frames) == 1:
             if reply_to is None:
                 self._hear(sender, bytes(frames[0]))

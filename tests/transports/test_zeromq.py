@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 import zmq
@@ -354,3 +354,37 @@ def test_what_can_not_be(me, listen, peers, line):
     with pytest.raises(TransportError, match=line) as caught:
         ZeroMQTransport(me, listen, peers)
     assert "\n" not in str(caught.value)
+
+
+def test_busy_peers_take_turns(tmp_path):
+    """Each over a connection that a made: the third is heard as often as the first."""
+    places = {name: f"ipc://{tmp_path}/{name}" for name in "bcd"}
+    with ExitStack() as stack:
+
+        def join(me, listen, peers):
+            return stack.enter_context(closing(ZeroMQTransport(me, listen, peers)))
+
+        busy = [join(name, places[name], {"a": None}) for name in places]
+        a = join("a", None, places)
+        for one in busy:
+            deliver(a, one, [b"hello"])
+        heard = dict.fromkeys(places, 0)
+        while max(heard.values()) < 600:
+            for one in busy:
+                with suppress(PeerGone):  # it has sent more than is read
+                    for _ in range(20):
+                        one.send("a", [b"x" * 300])
+            for _ in range(40):
+                if (message := a.recv(0)) is not None:
+                    heard[message.sender] += 1
+        assert min(heard.values()) > 300, heard
+
+
+def test_only_small_messages_are_read_ahead(join):
+    a, b = join("a"), join("b")
+    deliver(b, a, [b"hello"])
+    for _ in range(20):
+        b.send("a", [bytes(1000)] * 10)
+    for _ in range(20):
+        assert a.recv(PATIENCE_S) is not None
+        assert not a._ahead
