@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_or_read_only_for_a_while(
         assert a.code is None
         assert saved_updates(a) == before, "the last checkpoint is whole, and still there"
     federation.wait_for_updates(before + 2, "A")
-    # all lines, if what A had to say until it stood still found the room that a save left
+    # nothing is missing if all that A had to say found the room of a save that failed
     assert bool(a.events("unlogged")) == ("training goes on without a log" in a.said())
 
     if a.count < ROUNDS:
