@@ -85,7 +85,8 @@ class Peer:
 
     def resume(self, version: Version, vector: VersionVector, joined_at: int = 0) -> None:
         """Go on from a checkpoint; before the first event, and before `digest` is set."""
-        self.version, self.vector, self.joined_at = version, dict(vector), joined_at
+        self.version, self.joined_at = version, joined_at
+        self.vector = dict(vector)
         if version.count >= self.rounds:
             self.state = "done"
 
@@ -148,10 +149,8 @@ class Peer:
             case events.Received(message):
                 calm = not (self._others[message.sender].gone or self.phase is Phase.PULLING)
                 self._receive(event, now, out)
-                if isinstance(message, messages.Weights):
-                    calm = message.sender in self._pulls.running  # more of it is to come
                 late = self.deadline is not None and now >= self.deadline
-                if calm and not late and not isinstance(message, messages.Version):
+                if isinstance(message, messages.Ping | messages.Pull) and calm and not late:
                     return out  # nothing else has changed
             case events.PeerGone(peer, reason, refused):
                 if refused:
@@ -243,9 +242,11 @@ class Peer:
         try:
             transfer = self._pulls.take(message, now)
         except Gone:
-            return self._drop_pull(message.sender, out, again=True)  # it may have something newer
+            self._drop_pull(message.sender, out, again=True)  # it may have something newer
+            return
         except Misfit as exc:
-            return self._set_aside(message.sender, str(exc), now, out)
+            self._set_aside(message.sender, str(exc), now, out)
+            return
         if transfer is not None:
             told, keep = transfer.announced, transfer.encoding != messages.PLAIN
             own = self.schedule.weight(self, self.announcement()) if self.version.count else 0.0
