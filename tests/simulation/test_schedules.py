@@ -34,6 +34,7 @@ def test_seeds_that_failed_once_hold() -> None:
         40882,  # dead between rename and sync, started again, and then the power was lost
         86032,  # the same, with only the checkpoint before the last in its place
         99532,  # a lost disk, and one who asks, but took the peer for gone
+        700285,  # timers looked at only when due: a silent peer was waited for too long
     )
     for seed in seeds:
         assert soak.run_some(Setup(), ALL, range(seed, seed + 1)).failed == {}
