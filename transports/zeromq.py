@@ -36,7 +36,7 @@ _MESSAGE, _HELLO, CONTACTS = b"m", b"h", b"c"
 _BESIDE = b".pub"  # in a hello, in place of a port: where Ipc.pub says
 _MAX_ANNOUNCEMENT_BYTES = 1 << 20
 _BETWEEN_POLLS_BYTES, _LEAST_BYTES = 1 << 21, 1 << 16  # each message counts for no less
-_AT_ONCE, _SMALL_BYTES = 16, 1 << 12  # messages of one socket, up to so large
+_AT_ONCE, _SMALL_BYTES = 16, 1 << 12  # so many of a socket in its turn, if not larger
 _GIVEN_UP_S = 1.0  # libzmq says much sooner that it tries again
 _LOOK_S = 0.1  # between two looks after links, and at how many strangers are at the door
 
