@@ -26,7 +26,7 @@ from bt.evaluation import evaluate
 from bt.modelfile import read_model
 from bt.models import restore
 from bt.node import write_json
-from bt.wording import counted, peer_names
+from bt.wording import counted, peer_names, the_first
 
 DEMO_SUBJECTS = 25
 
@@ -112,8 +112,9 @@ def _read_all(
         for number, scan in enumerate(scans, start=1):
             status.update(f"Reading scans: {number} of {len(scans)}")
             bad += load_volumes([scan], cohort.labels, config.data.spacing_mm).bad
-    for scan_and_reason in bad:
-        console.print(f"unusable: {scan_and_reason}", style="red", soft_wrap=True)
+    lines = [f"unusable: {scan_and_reason}" for scan_and_reason in bad]
+    for line in the_first(lines, f"bt data show {config.data.path}"):
+        console.print(line, style="red", soft_wrap=True)
     return tuple(one.id for one in bad)
 
 

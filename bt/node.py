@@ -32,6 +32,7 @@ from bt.schedule import Async, Schedule, Sequential
 from bt.trainer import SegmentationTrainer, Trainer
 from bt.transfer import LARGEST_RANGE
 from bt.weights import FlatWeights
+from bt.wording import the_first
 from transports import image
 from transports.base import Transport
 from transports.messages import PLAIN, Limits, Report
@@ -42,12 +43,12 @@ _SMALL_MESSAGE_BYTES = 1 << 20
 def load_usable(
     scans: Sequence[Scan], labels: LabelTable, data: DataConfig
 ) -> tuple[tuple[Volume, ...], list[str]]:
-    """The volumes of `scans`, and a line for each one left out.
+    """The volumes of `scans`, and a line for each one left out, or for the first of them.
 
-    Raises DataError, a line per scan, if one can't be used and bad ones aren't to be skipped.
+    Raises DataError, with these lines, if one can't be used and bad ones aren't to be skipped.
     """
     loaded = load_volumes(scans, labels, data.spacing_mm)
-    lines = [str(bad) for bad in loaded.bad]
+    lines = the_first(map(str, loaded.bad), f"bt data show {data.path}")
     if lines and not data.skip_bad:
         lines.append("mend or remove these scans, or go on without them with --skip-bad")
         raise DataError("\n".join(lines))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def counted(number: int, noun: str) -> str:
     """ "1 scan", "2 scans"."""
@@ -18,6 +20,13 @@ def line_of(exc: Exception) -> str:
     if isinstance(exc, OSError) and exc.filename is not None and exc.strerror:
         return printable(f"{exc.filename}: {exc.strerror}")
     return printable(str(exc))
+
+
+def the_first(lines: Iterable[str], rest: str, most: int = 10) -> list[str]:
+    """`most` of these at most; then how many more there are, and where to see them."""
+    found = list(lines)
+    left = len(found) - most
+    return [*found[:most], f"and {left} more: {rest}"] if left > 0 else found
 
 
 def peer_names(count: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bt.wording import counted, printable
+from bt.wording import counted, printable, the_first
 
 
 def test_one_is_singular() -> None:
@@ -9,3 +9,9 @@ def test_one_is_singular() -> None:
 
 def test_control_characters_are_written_out() -> None:
     assert printable("a\x1b[2Jb\nc\u202e") == "a\\x1b[2Jb\nc\\u202e"
+
+
+def test_of_many_lines_the_first() -> None:
+    lines = [f"line {number}" for number in range(12)]
+    assert the_first(lines[:10], "see there") == lines[:10]
+    assert the_first(lines, "see there") == [*lines[:10], "and 2 more: see there"]
