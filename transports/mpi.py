@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 # How long to sleep between two looks: what has just come is often followed by more.
-POLL_S = 4e-3  # idle: below 2 % of a core, on a busy machine too
+POLL_S, LONG_POLL_S = 4e-3, 1e-2  # idle, for a moment or for a second: below 2 % of a core
 BUSY_POLL_S = 5e-5  # for BUSY_S after a message, and while one is on its way
 BUSY_S = 0.02
 SPIN_S = 5e-4  # after a message: only let others run, a sleep takes longer than the next one
@@ -175,7 +175,8 @@ class MPITransport:
             os.sched_yield()
         else:
             busy = bool(self._active) or quiet_s < BUSY_S or any(self._outgoing)
-            time.sleep(min(at_most_s, BUSY_POLL_S if busy else POLL_S))
+            idle_s = min(max(POLL_S, quiet_s / 100), LONG_POLL_S)
+            time.sleep(min(at_most_s, BUSY_POLL_S if busy else idle_s))
 
     # --- sending
 
