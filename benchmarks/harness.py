@@ -177,6 +177,7 @@ def interleave(
                     taken, client = merged.seconds, merged.cpu_s
                 elif turn < 0 and merged is not None and check:
                     check[name](merged)
+                merged = None  # whoever pulls next has its memory
             except Exception as exc:  # as above
                 found.trouble(name, exc)
                 del samples[name]
