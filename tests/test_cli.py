@@ -141,7 +141,6 @@ def test_train_names_scans_that_cant_be_used(bt: Bt, cohort: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists(), "nothing starts before the scans are known to be good"
 
 
-
 def test_of_many_unusable_scans_the_first_are_named(bt: Bt, cohort: Path, tmp_path: Path) -> None:
     listed = json.loads((cohort / "dataset.json").read_text())
     gone = [{"image": f"imagesTr/{i}.nii.gz", "label": f"labelsTr/{i}.nii.gz"} for i in range(40)]
@@ -149,10 +148,12 @@ def test_of_many_unusable_scans_the_first_are_named(bt: Bt, cohort: Path, tmp_pa
     ended = bt("train", "--data", tmp_path, "--peers", 2, "--test-scans", 1, "--out", "run")
     refused(ended, "40 of 40 scans can't be used")
     *named, last = ended.out.splitlines()
-    assert len(named) == 10 and all(line.endswith(".nii.gz: missing") for line in named)
+    assert len(named) == 10
+    assert all(line.endswith(".nii.gz: missing") for line in named)
     assert last == f"and 30 more: bt data show {tmp_path}"
     ended = bt("peer", "--data", tmp_path, "--out", "A", *PEER)
-    assert ended.code == 1 and ended.err.splitlines()[-2] == last
+    assert ended.code == 1
+    assert ended.err.splitlines()[-2] == last
 
 
 PEER = ["--name", "A", "--listen", "tcp://127.0.0.1:7301", "--peer", "B=tcp://127.0.0.1:7302"]
