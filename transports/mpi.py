@@ -174,9 +174,8 @@ class MPITransport:
         if quiet_s < SPIN_S:
             os.sched_yield()
         else:
-            busy = bool(self._active) or quiet_s < BUSY_S or any(self._outgoing)
-            idle_s = min(max(POLL_S, quiet_s / 100), LONG_POLL_S)
-            time.sleep(min(at_most_s, BUSY_POLL_S if busy else idle_s))
+            busy = bool(self._active) or any(self._outgoing)
+            time.sleep(min(at_most_s, pause_s(quiet_s, busy)))
 
     # --- sending
 
@@ -275,6 +274,13 @@ class MPITransport:
     def _check_open(self) -> None:
         if self._closed:
             raise TransportError(f"the transport of {self.me} is closed")
+
+
+def pause_s(quiet_s: float, busy: bool) -> float:
+    """Seconds until the next look, when nothing has come or gone for `quiet_s`."""
+    if busy or quiet_s < BUSY_S:
+        return BUSY_POLL_S
+    return min(max(POLL_S, quiet_s / 100), LONG_POLL_S)
 
 
 def _inlined(lengths: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from transports.base import TransportError
-from transports.mpi import check_launch, launched_size
+from transports.mpi import check_launch, launched_size, pause_s
 
 MEMBER = Path(__file__).with_name("mpi_member.py")
 ROOT = MEMBER.parents[2]
@@ -61,3 +61,9 @@ def test_singletons_of_another_mpi_are_refused():
     check_launch(4, {"PMI_SIZE": "4"})
     check_launch(1, {"PMI_SIZE": "1"})
     check_launch(1, {})
+
+
+def test_who_is_idle_looks_less_often_and_who_is_not_at_once():
+    assert pause_s(0.001, busy=False) == pause_s(60.0, busy=True) < 1e-4
+    moment, second, hour = (pause_s(quiet_s, busy=False) for quiet_s in (0.1, 0.8, 3600.0))
+    assert 1e-3 < moment < second < hour <= 1e-2
