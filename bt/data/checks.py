@@ -16,6 +16,8 @@ from nibabel.imageglobals import logger as nibabel_log
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from bt.wording import printable
+
 LARGEST_SCAN = 1 << 28  # voxels; a header may claim anything
 LONGEST_AXIS = 4096  # voxels
 FARTHEST_MM = 1e6  # from the scanner's middle
@@ -38,7 +40,7 @@ class BadScan:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.id}: {self.reason}"
+        return printable(f"{self.id}: {self.reason}")  # names of files, and their own words
 
 
 @dataclass(frozen=True, eq=False)

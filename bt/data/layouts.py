@@ -58,11 +58,18 @@ def find_scans(root: Path) -> Cohort:
         if not scans:
             raise DataError(f"{root}: looks like {layout} but lists no scan")
         for scan in scans:
-            if not (scan.id and scan.id.isprintable()):
-                raise DataError(f"{root}: rename {scan.id!a:.80}: scans need a printable name")
+            if not _names_a_file(scan.id):
+                raise DataError(
+                    f"{root}: rename {scan.id!a:.80}: a scan needs a printable name without /"
+                )
         _refuse_twins(root, scans)
         return Cohort(root, layout, scans, found[1] or _table_by_looking(root, scans))
     raise DataError(f"{root}: no scans found; looked for {LOOKED_FOR}")
+
+
+def _names_a_file(id_: str) -> bool:
+    """Whether what is made of this scan may be called so: it must not end up somewhere else."""
+    return id_.isprintable() and "/" not in id_ and id_ not in ("", ".", "..")
 
 
 def _refuse_twins(root: Path, scans: Iterable[Scan]) -> None:
@@ -165,6 +172,9 @@ def _manifest(root: Path) -> Found:
     for name, row in zip(names, rows, strict=True):
         if not row["image"]:
             raise DataError(f"{path}: a row without an image")
+        for named in filter(None, (row["image"], row.get("label"))):
+            if not named.isprintable():
+                raise DataError(f"{path}: {named!a:.80}: a path must be printable")
         image = path.parent / row["image"]
         label_map = path.parent / row["label"] if row.get("label") else None
         rest = {k: v for k, v in row.items() if k not in ("image", "label", "id")}

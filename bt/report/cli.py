@@ -29,12 +29,13 @@ def report(
     if why := opt.missing_for_pictures():
         raise ReportError(f"no report: {why}")
     from bt.report.page import write_report
+    from bt.wording import printable
 
     console = make_console()
     with console.status("Writing the report"):
         path, missing = write_report(folder, network)
     for sentence in missing:
-        console.print(sentence, style="yellow", soft_wrap=True)
+        console.print(printable(sentence), style="yellow", soft_wrap=True)
     print_paths(console, [("report", path)])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bt.data.cache import load_volumes
-from bt.data.checks import ScanError, read_image
+from bt.data.checks import BadScan, ScanError, read_image
 from bt.data.labels import LabelTable, table_of_names
 from bt.data.scan import Scan
 from tests.data.conftest import Write, head, labels
@@ -266,3 +266,8 @@ def test_the_rest_goes_on(write: Write, tmp_path: Path) -> None:
     assert [volume.id for volume in loaded.volumes] == ["a", "c"]
     assert [scan.id for scan in loaded.bad] == ["b"]
     assert "gone.nii.gz" in str(loaded.bad[0])
+
+
+def test_what_is_said_of_a_scan_is_printable() -> None:
+    bad = BadScan("s", Path("s"), "sub-\x1b[2J.nii: missing")
+    assert str(bad) == "s: sub-\\x1b[2J.nii: missing"

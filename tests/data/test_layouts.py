@@ -282,8 +282,12 @@ def test_a_file_ending_that_is_no_ending_is_refused(tmp_path: Path, ending: obje
     ("content", "says"),
     [
         ("image\tlabel\na.nii\tl.nii\n".encode("utf-16"), "save it as UTF-8"),
-        (b"image\tlabel\n/\t/\n", "scans need a printable name"),
-        (b"id\timage\n\x1b[2J\ta.nii\n", "scans need a printable name"),
+        (b"image\tlabel\n/\t/\n", "a scan needs a printable name"),
+        (b"id\timage\n\x1b[2J\ta.nii\n", "a scan needs a printable name"),
+        (b"id\timage\n../../b\ta.nii\n", "a scan needs a printable name without /"),
+        (b"id\timage\n..\ta.nii\n", "a scan needs a printable name"),
+        (b"id\timage\na\t\x1b]0;a.nii\n", "a path must be printable"),
+        (b"image\tlabel\na.nii\t\x1b]0;l.nii\n", "a path must be printable"),
         (b"image\tlabel\na.nii\tl.nii\n", "l.nii: missing"),
     ],
 )
