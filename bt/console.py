@@ -137,8 +137,7 @@ class Progress:
         self._rounds = rounds
         self._readers = {name: EventReader(f / "events.jsonl") for name, f in folders.items()}
         for reader in self._readers.values():
-            for _ in reader.new():
-                pass  # what an earlier, interrupted start of this run wrote
+            reader.skip()  # what an earlier, interrupted start of this run wrote
         self._views = {name: PeerView(name) for name in folders}
         self._messages: list[str] = []
         self._live = Live(console=console, auto_refresh=False, transient=False)

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,6 +80,11 @@ class EventReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
+
+    def skip(self) -> None:
+        """Go to the end: what is there already is of no interest, and may be much."""
+        with suppress(FileNotFoundError):
+            self._offset = self._path.stat().st_size
 
     def new(self) -> Iterator[dict[str, Any]]:
         """The new events, oldest first; none while the file does not exist."""

@@ -14,19 +14,21 @@ from transports.base import Received
 
 
 @dataclass
-class _Allowance:
-    """So many a second, and as many at once (a token bucket)."""
+class Allowance:
+    """So many a second, and `most` at once (a token bucket)."""
 
     per_s: float
+    most: float
     left: float = field(init=False)
     since: float | None = None
 
     def __post_init__(self) -> None:
-        self.left = self.per_s
+        self.left = self.most
 
     def take(self, now: float) -> bool:
+        """Whether there may be one more at `now`, in seconds."""
         if self.since is not None:
-            self.left = min(self.per_s, self.left + (now - self.since) * self.per_s)
+            self.left = min(self.most, self.left + (now - self.since) * self.per_s)
         self.since = now
         if self.left < 1:
             return False
@@ -40,7 +42,7 @@ class Gate:
     def __init__(self, limits: messages.Limits, tell: Callable[[str, str], object]) -> None:
         self._limits = limits
         self._tell = tell
-        self._allowances: dict[tuple[str, type], _Allowance] = {}
+        self._allowances: dict[tuple[str, type], Allowance] = {}
         self._told: set[tuple[str, type]] = set()
 
     def take(self, received: Received, now: float) -> messages.Message | None:
@@ -73,7 +75,7 @@ class Gate:
     ) -> messages.Message | None:
         asked = message.sender, type(message)
         if (allowance := self._allowances.get(asked)) is None:
-            allowance = self._allowances[asked] = _Allowance(per_s)
+            allowance = self._allowances[asked] = Allowance(per_s, per_s)
         if allowance.take(now):
             return message
         if asked not in self._told:

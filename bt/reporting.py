@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bt.eventlog import Log
+from bt.gate import Allowance
 from bt.others import Other
 from bt.protocol import Peer
 from bt.wording import printable
@@ -20,6 +21,8 @@ from transports.base import Frame
 from transports.reports import Aside, Fit, Happened, Known, Report
 
 _FRESH_S = 0.25  # so long a report is as good as new
+_LINES_PER_S, _LINES_AT_ONCE = 5, 5000  # of a peer: some rounds a second, for some minutes
+_FLOODS = f"so much happens that the log has only {_LINES_PER_S} lines a second of it from here on"
 _MOST_MILLIONTHS = 2**53 - 1
 _TOLD = frozenset({"merge", "start", "fit", "reject", "gone", "limit", "end"})
 
@@ -60,7 +63,11 @@ class Story:
 
 
 class Reporter:
-    """A Log that passes on what is written to it, and answers those who ask."""
+    """A Log that passes on what is written to it, and answers those who ask.
+
+    Of each other peer only so many lines: who says something new all the time would fill the disk.
+    What was merged is always told.
+    """
 
     def __init__(
         self,
@@ -76,17 +83,33 @@ class Reporter:
         self._story = Story()
         self._began_at: float | None = None
         self._made: tuple[float, Report, tuple[Frame, ...]] | None = None
+        self._lines: dict[str, Allowance] = {}  # by peer
+        self._flooded: set[str] = set()
 
     def write(self, event: str, **fields: Any) -> bool:
         """Pass it on, and remember it if it is worth telling."""
-        written = self._log.write(event, **fields)
         now = self._clock()
+        peer = fields.get("peer") or fields.get("from_")
+        written = not peer or event == "merge" or self._has_room(peer, now)
+        if written:
+            written = self._log.write(event, **fields)
         if self._began_at is None:
             self._began_at = now
         if event in _TOLD:
             named = {name.rstrip("_"): value for name, value in fields.items()}
             self._story.take({"event": event} | named, now)
         return written
+
+    def _has_room(self, peer: str, now: float) -> bool:
+        """Whether the log takes one more line about `peer`."""
+        if (lines := self._lines.get(peer)) is None:
+            lines = self._lines[peer] = Allowance(_LINES_PER_S, _LINES_AT_ONCE)
+        if lines.take(now):
+            return True
+        if peer not in self._flooded:
+            self._flooded.add(peer)
+            self._log.write("limit", peer=peer, reason=_FLOODS)
+        return False
 
     def report(self) -> Report:
         """How this peer is doing. Any thread may ask."""

@@ -48,6 +48,20 @@ def test_the_reader_gives_each_event_once_and_waits_for_whole_lines(tmp_path: Pa
     log.close()
 
 
+@pytest.mark.parametrize("end", ["", '{"event": "f'])
+def test_the_reader_skips_what_is_there_already(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "events.jsonl"
+    reader = EventReader(path)
+    reader.skip()  # no file yet
+    path.write_text(f'{{"event": "start"}}\n{end}')
+    reader.skip()
+    assert names(reader) == []
+    log = EventLog(path)
+    log.write("fit")
+    assert names(reader) == ["fit"]
+    log.close()
+
+
 def test_a_torn_last_line_does_not_swallow_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "start"}\n{"event": "pe')

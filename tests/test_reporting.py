@@ -105,6 +105,23 @@ def test_nothing_it_is_made_of_can_make_it_too_large() -> None:
     json.dumps(told.events)
 
 
+def test_who_says_something_new_all_the_time_does_not_fill_the_log() -> None:
+    reporter, _, log, clock = make()
+    for number in range(20_000):
+        clock.now += 0.001
+        reporter.write("version", from_="b", version=str(number))
+    assert len(log.lines) <= 5_110
+    assert [line["peer"] for line in log.lines if line["event"] == "limit"] == ["b"]
+    log.lines.clear()
+    reporter.write("merge", from_="b", version="1", samples=4)
+    reporter.write("version", from_="c", version="1")
+    reporter.write("fit", version="1.2", loss=0.5, dice=None, seconds=6.0)
+    assert [line["event"] for line in log.lines] == ["merge", "version", "fit"]
+    clock.now += 10.0
+    reporter.write("version", from_="b", version="x")
+    assert log.lines[-1]["version"] == "x", "it is heard again once it is calm"
+
+
 @pytest.mark.parametrize("others", [4, 199])
 def test_it_costs_the_peer_next_to_nothing(others: int) -> None:
     reporter, _, _, clock = make(tuple(f"peer-{i:03}" for i in range(others)))
