@@ -9,6 +9,7 @@ that is not there the state is "away": nobody waits for it, but its model can be
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from transports import files, messages
 from transports.base import Frame, TransportError, flat
 
 _VERSION, _IMAGE = "version", ".model"
+_IS_IMAGE = re.compile(r"([0-9a-f]{32})\.model")  # others are not ours to remove
 _LIMITS = messages.Limits(1 << 16)
 _MOST_BYTES = 1 << 23  # in one answer
 _KEPT = 2  # images: somebody may still read the last but one
@@ -32,10 +34,9 @@ class Left:
         self._before = self._read(me)
         last = self._before and self._before.digest
         with suppress(OSError), files.folder(path, me) as own:
-            names = [name for name in os.listdir(own) if name.endswith(_IMAGE)]
-            self._digests = sorted(
-                (name.removesuffix(_IMAGE) for name in names), key=lambda digest: digest == last
-            )
+            found = map(_IS_IMAGE.fullmatch, os.listdir(own))
+            digests = [image[1] for image in found if image is not None]
+            self._digests = sorted(digests, key=lambda digest: digest == last)
 
     def put(self, announcement: Sequence[Frame], digest: str | None, image: memoryview) -> None:
         """Leave this; the image first, so that whoever reads of it finds it.
@@ -92,11 +93,11 @@ class Left:
                 size = os.fstat(image).st_size
                 length = min(pull.length, _MOST_BYTES)
                 data = memoryview(files.read_range(image, pull.offset, length))
-        except OSError:
-            # Not any more: it has a newer one, or none.
+            return messages.Weights(of, pull.digest, size, min(pull.offset, size), data)
+        except (OSError, messages.MessageError):
+            # Not any more: it has a newer one, or none, or what lies there is no image.
             gone = messages.Weights(of, pull.digest, 0, pull.offset, memoryview(b""))
             return None if there else gone
-        return messages.Weights(of, pull.digest, size, min(pull.offset, size), data)
 
     def _read(self, of: str) -> messages.Version | None:
         """What a peer last said of itself, if that is there and all right."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -149,3 +151,27 @@ def test_an_image_is_no_link(shared: Path, b: FolderTransport, tmp_path: Path) -
     place.rename(tmp_path / "secret")
     place.symlink_to(tmp_path / "secret")
     assert ask(b, pull(0, 10)) == Weights("a", DIGEST, 0, 0, memoryview(b""))
+
+
+def test_a_file_that_claims_more_than_any_model_has_is_no_image() -> None:
+    # Not every file system takes one so large, but this one does.
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        shared = Path(folder)
+        leave(shared).close()
+        os.truncate(shared / "a" / f"{DIGEST}.model", 1 << 60)
+        b = FolderTransport("b", shared, ["a"])
+        try:
+            assert ask(b, pull(0, 10)) == Weights("a", DIGEST, 0, 0, memoryview(b""))
+        finally:
+            b.close()
+
+
+def test_what_is_no_image_of_this_peer_stays(shared: Path) -> None:
+    leave(shared).close()
+    others = [shared / "a" / "my-notes.model", shared / "a" / f"{DIGEST}.model.old"]
+    for other in others:
+        other.touch()
+    for number in range(5):
+        data = memoryview(bytes([number]) * 100)
+        leave(shared, replace(TOLD, digest=image.digest(data)), data).close()
+    assert all(other.exists() for other in others)
