@@ -65,9 +65,12 @@ class Roster:
 
     @property
     def fingerprint(self) -> str:
-        """96 bits of the SHA-256 of all that it says, in groups to read aloud."""
+        """160 bits of the SHA-256 of all that it says, in groups to read aloud.
+
+        Who carries rosters may make two that collide: with 96 bits in 2**48 tries.
+        """
         digest = hashlib.sha256(self.to_toml().encode()).hexdigest()
-        return " ".join(digest[at : at + 4] for at in range(0, 24, 4))
+        return " ".join(digest[at : at + 4] for at in range(0, 40, 4))
 
     def holder(self, key: str) -> Member | None:
         """The peer whose public key this is."""

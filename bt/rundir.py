@@ -28,7 +28,7 @@ def lock(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if folder.resolve() in _locks:
             return
-        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         why = "a file lies there" if isinstance(exc, FileExistsError) else exc.strerror
         raise _unwritable(folder, why) from exc

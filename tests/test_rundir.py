@@ -80,6 +80,8 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
         held.stdout.readline()
         with pytest.raises(RunFolderError, match="in use"):
             rundir.lock(tmp_path / "run")
+        mode = (tmp_path / "run" / ".lock").stat().st_mode
+        assert not mode & 0o077, "whoever can open it can hold it"
         held.communicate(b"")
     rundir.lock(tmp_path / "run")
 

@@ -13,7 +13,7 @@ from bt.files import write_atomic
 from bt.report import overlays, style, timeline
 from bt.report.figures import Picture, learning_curves, per_client, per_structure
 from bt.report.read import read_study
-from bt.report.study import BRAINTORRENT, Comparison, Study
+from bt.report.study import BRAINTORRENT, Comparison, ReportError, Study
 from bt.report.tables import NOTHING, of, settings_of, spread, tables_of
 from bt.wording import counted
 
@@ -42,6 +42,8 @@ def write_report(
     ReportError where the folder holds nothing to report, OSError where it can't be written to.
     """
     study = read_study(folder)
+    if (folder / PICTURES).is_symlink():  # a folder from elsewhere may lead anywhere
+        raise ReportError(f"{folder / PICTURES} is a link: remove it, the pictures belong there")
     with style.drawing():
         figures = [
             *learning_curves(study),

@@ -198,6 +198,15 @@ def test_a_peers_own_folder(tmp_path: Path) -> None:
     assert "One peer's folder" in page.text
 
 
+def test_pictures_are_not_written_where_a_link_leads(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", results_of("finished"))
+    (tmp_path / "other").mkdir()
+    (folder / "report").symlink_to(tmp_path / "other")
+    with pytest.raises(ReportError, match="report is a link"):
+        write_report(folder)
+    assert not [*(tmp_path / "other").iterdir()]
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"neither a run nor an experiment"):
         write_report(tmp_path)
