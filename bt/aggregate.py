@@ -15,7 +15,7 @@ from typing import Any
 
 from bt.checkpoint import CheckpointFile
 from bt.config import Config, ConfigError
-from bt.data.labels import LabelError, LabelTable
+from bt.data.labels import LabelError
 from bt.data.layouts import find_scans
 from bt.modelfile import BadModelFile, read_model
 from bt.models import build, describe, task_hash
@@ -55,11 +55,11 @@ def like_file(path: Path) -> Like:
     path = in_folder(path) or path
     weights, description = read_model(path)
     try:
-        structures = LabelTable.from_json(description["labels"]).structures
+        task = task_hash(weights.schema, description)
     except (KeyError, TypeError, AttributeError, LabelError) as exc:
         raise BadModelFile(f"{path} does not say what its structures are") from exc
     common = {name: value for name, value in description.items() if name not in _OF_A_PEER}
-    return Like(weights, common, task_hash(weights.schema, structures[1:]))
+    return Like(weights, common, task)
 
 
 def like_site(config: Config) -> Like:
@@ -71,9 +71,8 @@ def like_site(config: Config) -> Like:
         )
     labels = find_scans(Path(config.data.path)).labels
     weights = FlatWeights.of(build(config.model, labels.classes, config.seed))
-    return Like(
-        weights, describe(config, labels), task_hash(weights.schema, labels.structures[1:])
-    )
+    description = describe(config, labels)
+    return Like(weights, description, task_hash(weights.schema, description))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -60,16 +59,20 @@ def describe(config: Config, labels: LabelTable) -> dict[str, Any]:
         "labels": labels.as_json(),
         "view": config.data.view,
         "spacing_mm": config.data.spacing_mm,
+        "seed": config.seed,
     }
 
 
-def task_hash(schema: Schema, structures: Sequence[str]) -> str:
+def task_hash(schema: Schema, description: dict[str, Any]) -> str:
     """SHA-256 of what peers must have in common for their average to mean something.
 
-    That is the tensors, and which structure each class is: `structures` in the order of the
-    classes, background excluded.
+    That is the tensors; which structure each class is; how scans are seen; and the seed of the
+    weights that all start from. `description` is as `describe` makes it. Raises BadModelFile.
     """
-    return hashlib.sha256(json.dumps([schema.hash, *structures]).encode()).hexdigest()
+    structures = LabelTable.from_json(description["labels"]).structures[1:]
+    view, spacing_mm = seen_as(description)
+    seen = [view, spacing_mm and float(spacing_mm), description.get("seed")]
+    return hashlib.sha256(json.dumps([schema.hash, seen, *structures]).encode()).hexdigest()
 
 
 def restore(

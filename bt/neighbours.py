@@ -205,7 +205,7 @@ def _peer(
         found.add(topic, "note", "answers; without data here nobody knows if its models fit")
         return
     if version.schema != like.schema:
-        to_do = "filters, network, structures and their order must be the same everywhere"
+        to_do = "network, filters, structures in order, view, spacing, seed: the same everywhere"
         found.add(topic, "red", "trains another model than this site would", to_do)
         return
     most = asking.samples_of.get(name, version.samples)

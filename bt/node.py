@@ -20,7 +20,7 @@ from bt.delta import chooser
 from bt.eventlog import EventLog, warn
 from bt.fanout import Fanout
 from bt.files import remove_leftovers, write_atomic
-from bt.modelfile import BadModelFile, write_model
+from bt.modelfile import BadModelFile, read_model, write_model
 from bt.models import build, describe, task_hash
 from bt.others import Timing
 from bt.outcome import Outcome
@@ -32,7 +32,7 @@ from bt.schedule import Async, Schedule, Sequential
 from bt.trainer import SegmentationTrainer, Trainer
 from bt.transfer import LARGEST_RANGE
 from bt.weights import FlatWeights
-from bt.wording import the_first
+from bt.wording import counted, the_first
 from transports import image
 from transports.base import Transport
 from transports.messages import PLAIN, Limits, Report
@@ -197,7 +197,7 @@ class Node:
         finally:
             transport.close()
             log.close()
-        if outcome.aggregated is not None:
+        if outcome.aggregated is not None and not self._keeps_fuller(outcome):
             write_model(
                 self.folder / "aggregated.safetensors",
                 outcome.aggregated,
@@ -205,6 +205,25 @@ class Node:
             )
         write_json(self.folder / "results.json", self.results(outcome))
         return outcome
+
+    def _keeps_fuller(self, outcome: Outcome) -> bool:
+        """Whether an earlier start, when more of the others were there, left an average of more
+        models. It stays: this peer came back after its end, and found less."""
+        try:
+            weights, description = read_model(self.folder / "aggregated.safetensors", checked=True)
+        except (BadModelFile, FileNotFoundError):
+            return False
+        before, now = description.get("aggregated_of"), outcome.aggregated_of
+        if not isinstance(before, dict) or weights.schema != outcome.weights.schema:
+            return False
+        if before.get(self.name) != str(outcome.version) or len(before) <= len(now):
+            return False
+        self.tell(
+            f"aggregated.safetensors stays as it is, the average of {len(before)} models: "
+            f"now only {counted(len(now), 'model')} could be had"
+        )
+        outcome.aggregated, outcome.aggregated_of = weights, before
+        return True
 
     def _refuse_other_structures(self, checkpoints: CheckpointFile) -> None:
         """The scans may have got other labels since: the same tensors, another meaning."""
@@ -223,7 +242,7 @@ class Node:
         """What the others' models must agree with before any weights move."""
         if self._labels is None:
             return weights.schema.hash
-        return task_hash(weights.schema, self._labels.structures[1:])
+        return task_hash(weights.schema, self._description)
 
     def results(self, outcome: Outcome) -> dict[str, Any]:
         """What results.json says of this peer."""

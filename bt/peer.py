@@ -15,14 +15,13 @@ import torch
 from rich.console import Console
 
 from bt import rundir
-from bt.config import Config, check_together, to_toml
+from bt.config import Config, check_together
 from bt.console import Progress, print_paths, print_results
 from bt.contacts import Contacts
 from bt.data.labels import LabelTable
 from bt.data.layouts import find_scans
 from bt.data.scan import DataError, Scan
 from bt.federation import split_of
-from bt.files import write_atomic
 from bt.node import Node, load_usable, make_trainer, write_json
 from bt.threads import threads_each
 from bt.trainer import SegmentationTrainer
@@ -111,9 +110,10 @@ def run(
     nodes: list[Node] = []  # this one, once there is one
     lifeline.watch(lambda: _launcher_is_gone(nodes))
     own = own_scans(config, part)
-    rundir.lock(out)
-    if launched_by != "train":
-        write_atomic(out / "config.toml", to_toml(config).encode())
+    if launched_by == "train":
+        rundir.lock(out)
+    else:
+        rundir.reenter(out, config)
     torch.set_num_threads(threads_each(1 + contacts.neighbours))
     trainer = build_trainer(config, name, own, console)
     contacts.check_samples(trainer.samples)

@@ -100,7 +100,8 @@ def _data(
         found.add("data", "red", str(exc), "the path in [data]; bt data show says what it sees")
         return None, None
     structures = own.labels.structures[1:]
-    like = Like(weights, describe(config, own.labels), task_hash(weights.schema, structures))
+    description = describe(config, own.labels)
+    like = Like(weights, description, task_hash(weights.schema, description))
     scans = [*own.train, *own.test]
     bad: list[BadScan] = []
     for number, scan in enumerate(scans, start=1):

@@ -12,6 +12,7 @@ from bt import config as configs
 from bt.config import Config
 from bt.files import write_atomic
 
+_OF_THE_MODEL = ("seed", "name", "filters", "view", "spacing_mm")  # what it starts from, and sees
 _locks: dict[Path, int] = {}  # open as long as the process lives
 
 
@@ -36,7 +37,10 @@ def lock(folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
         os.close(file)
-        raise RunFolderError(f"{folder} is in use by another bt; choose another --out") from exc
+        raise RunFolderError(
+            f"{folder} is in use by another bt: is this one running already? If not, choose "
+            "another --out"
+        ) from exc
     _locks[folder.resolve()] = file
 
 
@@ -69,6 +73,23 @@ def enter(folder: Path, config: Config) -> bool:
             "repeat its command to go on with it, or choose another --out"
         )
     return True
+
+
+def reenter(folder: Path, config: Config) -> None:
+    """Make `folder` this peer's, or go on with what is there, and write its config.toml.
+
+    Raises RunFolderError where there is a model that other settings have made.
+    """
+    lock(folder)
+    stored = folder / "config.toml"
+    if stored.exists() and (folder / "checkpoint.safetensors").exists():
+        differing = configs.differences(configs.read(stored), config)
+        if of_the_model := [name for name in differing if name in _OF_THE_MODEL]:
+            raise RunFolderError(
+                f"{folder} holds a model of other settings ({', '.join(of_the_model)}); go on "
+                "with the same, or choose another --out"
+            )
+    write_atomic(stored, configs.to_toml(config).encode())
 
 
 def refuse_finished(folder: Path | None) -> None:

@@ -77,6 +77,6 @@ class Trust:
 def another_model(theirs: str, ours: str) -> str:
     """Why a peer with the schema `theirs` is set aside."""
     return (
-        f"trains another model (schema {theirs[:8]}, ours {ours[:8]}); network, filters and "
-        "structures, in order, must be the same everywhere"
+        f"trains another model (schema {theirs[:8]}, ours {ours[:8]}); network, filters, "
+        "structures in order, view, spacing and seed must be the same everywhere"
     )

@@ -16,6 +16,7 @@ from bt.modelfile import BadModelFile
 from bt.models import build, describe, restore, seen_as, task_hash
 from bt.quicknat import QuickNAT
 from bt.weights import FlatWeights
+from transports.schema import Schema
 
 LABELS = table_of_names("toy", {0: "background", 1: "blob", 7: "core"})
 CONFIG = change(Config(), {"filters": 2, "view": "axial", "spacing_mm": 1.5})
@@ -154,19 +155,23 @@ def test_how_scans_were_seen_must_make_sense(wrong: dict[str, object]) -> None:
         seen_as(describe(CONFIG, LABELS) | wrong)
 
 
-def test_the_task_is_the_tensors_and_the_order_of_the_structures() -> None:
+def test_the_task_is_the_tensors_the_structures_in_order_and_how_all_begin() -> None:
     schema = FlatWeights.of({"w": torch.zeros(1)}).schema
     other = FlatWeights.of({"w": torch.zeros(2)}).schema
+
+    def task(*structures: str, of: Schema = schema, **settings: object) -> str:
+        table = table_of_names("t", dict(enumerate(structures, start=1)))
+        return task_hash(of, describe(change(Config(), settings), table))
+
     hashes = {
-        task_hash(*task)
-        for task in [
-            (schema, ["a", "b"]), (schema, ["b", "a"]), (schema, ["ab"]), (schema, ["a", "c"]),
-            (schema, ["é", "b"]), (other, ["a", "b"]),
-        ]
+        task("a", "b"), task("b", "a"), task("ab"), task("a", "c"), task("é", "b"),
+        task("a", "b", of=other), task("a", "b", seed=1), task("a", "b", view="axial"),
+        task("a", "b", spacing_mm=2),
     }  # fmt: skip
-    assert len(hashes) == 6
+    assert len(hashes) == 9
     assert all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes)
-    assert task_hash(schema, ("a", "b")) == task_hash(schema, ["a", "b"])
+    assert task("a", "b", spacing_mm=2) == task("a", "b", spacing_mm=2.0)
+    assert task("a", "b") == task("a", "b", rounds=3, learning_rate=0.1, path="elsewhere")
 
 
 def test_weights_of_another_network_are_refused() -> None:

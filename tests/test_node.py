@@ -14,7 +14,7 @@ from bt import node as nodes
 from bt.config import Config, ConfigError, change
 from bt.data.labels import LabelTable, table_of_names
 from bt.data.scan import DataError
-from bt.modelfile import BadModelFile
+from bt.modelfile import BadModelFile, read_model
 from bt.node import Node, make_trainer
 from bt.outcome import Outcome
 from bt.versions import Version
@@ -24,6 +24,7 @@ from transports.inproc import Network
 
 AB = table_of_names("ab", {1: "a", 2: "b"})
 BA = table_of_names("ba", {1: "b", 2: "a"})
+SHORT = {"ping_timeout_s": 0.05}  # for those who are not there
 AC = table_of_names("ac", {0: "nothing", 5: "a", 9: "b"})  # other numbers for the same structures
 
 
@@ -81,6 +82,33 @@ def test_peers_with_the_same_structures_merge(
     for name, outcome in outcomes.items():
         assert outcome.aggregated_of == {"x": "2", "y": "2"}
         assert rejected(tmp_path, name) == []
+
+
+def test_who_comes_back_after_the_end_keeps_the_average_of_all(tmp_path: Path) -> None:
+    run_together(tmp_path, {"x": AB, "y": AB})
+    aggregated = tmp_path / "x" / "aggregated.safetensors"
+    before = aggregated.read_bytes()
+    node = Node("x", ["y"], tmp_path / "x", change(Config(), {"rounds": 2, **SHORT}), AB)
+    said: list[str] = []
+    node.tell = said.append
+    outcome = node.run(Unscored(threading.Barrier(1), 1.0), lambda _: Network(("x",)).join("x"))
+    assert aggregated.read_bytes() == before
+    assert said == [
+        "aggregated.safetensors stays as it is, the average of 2 models: now only 1 model could "
+        "be had"
+    ]
+    assert outcome.aggregated_of == {"x": "2", "y": "2"}
+    results = json.loads((tmp_path / "x" / "results.json").read_text())
+    assert results["aggregated_of"] == {"x": "2", "y": "2"}
+
+
+def test_who_goes_on_afterwards_has_a_new_average(tmp_path: Path) -> None:
+    run_together(tmp_path, {"x": AB, "y": AB})
+    node = Node("x", ["y"], tmp_path / "x", change(Config(), {"rounds": 3, **SHORT}), AB)
+    outcome = node.run(Unscored(threading.Barrier(1), 1.0), lambda _: Network(("x",)).join("x"))
+    assert outcome.aggregated_of == {"x": "3"}
+    _, description = read_model(tmp_path / "x" / "aggregated.safetensors")
+    assert description["aggregated_of"] == {"x": "3"}
 
 
 def test_the_configured_rule_merges(tmp_path: Path) -> None:

@@ -38,6 +38,17 @@ def test_another_run_and_a_finished_run_are_refused(tmp_path: Path) -> None:
         rundir.enter(tmp_path, Config())
 
 
+def test_a_peer_goes_on_but_not_with_a_model_of_other_settings(tmp_path: Path) -> None:
+    rundir.reenter(tmp_path, configs.change(Config(), {"view": "axial"}))
+    rundir.reenter(tmp_path, Config())  # nothing had been trained
+    (tmp_path / "checkpoint.safetensors").touch()
+    rundir.reenter(tmp_path, more := configs.change(Config(), {"rounds": 20, "path": "moved"}))
+    for name, value in {"seed": 1, "view": "axial", "spacing_mm": 2.0, "filters": 8}.items():
+        with pytest.raises(RunFolderError, match=rf"a model of other settings \({name}\)"):
+            rundir.reenter(tmp_path, configs.change(Config(), {name: value}))
+    assert configs.read(tmp_path / "config.toml") == more
+
+
 def test_a_place_that_cant_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
