@@ -23,7 +23,7 @@ from bt import __version__, lookup
 from bt.data import bids
 from bt.data.checks import BadScan, Grid, ScanError, read_label_map
 from bt.data.labels import LabelError, LabelTable
-from bt.data.layouts import find_scans
+from bt.data.layouts import NoScans, find_scans, images_in
 from bt.data.scan import DataError, Scan, strip_nifti
 from bt.data.volumes import Classes, Volume, prepare, to_scan_grid
 from bt.evaluation import segment, segment_views
@@ -31,7 +31,7 @@ from bt.files import write_atomic
 from bt.inference import Model, enough_memory
 
 ENDINGS = (".nii.gz", ".nii")
-_SCANS = (*ENDINGS, ".mgz", ".mgh")
+_SEGMENTATION = "_dseg"  # how the names of ours end, and of BIDS's: they are no scans
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,18 @@ def jobs_of(source: Path, out: Path) -> list[Job]:
         raise DataError(f"{source} is a folder: name a folder to write into, not {out}")
     if images := bids.t1w_images(source):
         return [_derivative(image, source, out) for image in images]
-    files = sorted(
-        path
-        for path in source.iterdir()
-        if path.is_file() and path.name.lower().endswith(_SCANS) and path.name[0] != "."
-    )
-    if files:
-        named = [(strip_nifti(path.name), path) for path in files]
-    else:
-        named = [(scan.id, scan.image) for scan in find_scans(source).scans]
+    files = [(strip_nifti(path.name), path) for path in images_in(source)]
+    named = [(name, path) for name, path in files if not name.endswith(_SEGMENTATION)]
+    if not named:
+        try:
+            named = [(scan.id, scan.image) for scan in find_scans(source).scans]
+        except NoScans as exc:
+            if not files:
+                raise
+            raise DataError(
+                f"{source}: no scans, only segmentations (*{_SEGMENTATION}): name the folder of "
+                "the scans"
+            ) from exc
     jobs = [Job(name, path, out / _named(name)) for name, path in named]
     if len({job.out for job in jobs}) < len(jobs):
         raise DataError(f"{source}: two scans have the same name but for its ending; rename one")
@@ -180,7 +183,7 @@ def write_tables(folder: Path, model: Model) -> list[Path]:
 
 
 def _named(scan: str) -> str:
-    return f"{scan}_dseg.nii.gz"
+    return f"{scan}{_SEGMENTATION}.nii.gz"
 
 
 def _derivative(image: Path, root: Path, out: Path) -> Job:

@@ -20,7 +20,7 @@ from bt.data.scan import DataError
 from bt.data.volumes import prepare
 from bt.evaluation import segment, segment_views
 from bt.predicting import Job
-from tests.conftest import AFFINE, STRUCTURES
+from tests.conftest import AFFINE, STRUCTURES, write_cohort
 from tests.test_inference import FACTORY, LABELS, model_file, write_thresholds
 
 model = model_file
@@ -126,6 +126,28 @@ def test_a_folder_gives_a_folder(cohort: Path, tmp_path: Path, model: Path) -> N
     assert float(rows[1][f"{STRUCTURES[0]} (ml)"]) == pytest.approx(
         (labels == 1).sum() * voxel_ml, abs=1e-4
     )
+
+
+def test_segmentations_are_no_scans(cohort: Path, tmp_path: Path, model: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    (folder / "blob_0.nii.gz").symlink_to(cohort / "imagesTr" / "blob_0.nii.gz")
+    argv = ["predict", str(model), str(folder), "-o", str(folder), "--model", FACTORY]
+    assert CliRunner().invoke(app, argv).exit_code == 0
+    there = sorted(folder.iterdir())
+    volumes = (folder / "volumes.tsv").read_bytes()
+    assert CliRunner().invoke(app, argv).exit_code == 0
+    assert sorted(folder.iterdir()) == there
+    assert (folder / "volumes.tsv").read_bytes() == volumes
+    (folder / "blob_0.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"flat: no scans, only segmentations \(\*_dseg\): name"):
+        predicting.jobs_of(folder, tmp_path)
+
+
+def test_segmentations_beside_a_data_set_hide_nothing(tmp_path: Path) -> None:
+    folder = write_cohort(tmp_path / "blobs", range(1))
+    (folder / "blob_0_dseg.nii.gz").touch()
+    assert [job.name for job in predicting.jobs_of(folder, folder)] == ["blob_0"]
 
 
 def test_after_an_interruption_the_table_has_all_volumes(

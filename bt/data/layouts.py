@@ -21,7 +21,13 @@ LOOKED_FOR = (
     "sub-*/anat/*_T1w.nii.gz (BIDS), manifest.tsv"
 )
 
+_IMAGES = (".nii.gz", ".nii", ".mgz", ".mgh")
+
 Found = tuple[list[Scan], LabelTable | None] | None
+
+
+class NoScans(DataError):
+    """Nothing in this folder looks like any of the layouts."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ class Cohort:
 def find_scans(root: Path) -> Cohort:
     """The scans of a folder or of a TSV manifest.
 
-    Raises DataError where there is none, naming what was looked for, and where no label map tells
-    what its numbers mean. Scans without a label map or with missing files are listed: loading
-    them says so.
+    Raises NoScans where there is none, naming what was looked for, and DataError where no label
+    map tells what its numbers mean. Scans without a label map or with missing files are listed:
+    loading them says so.
     """
     if not root.exists():
         raise DataError(f"{root}: no such folder")
@@ -64,7 +70,19 @@ def find_scans(root: Path) -> Cohort:
                 )
         _refuse_twins(root, scans)
         return Cohort(root, layout, scans, found[1] or _table_by_looking(root, scans))
-    raise DataError(f"{root}: no scans found; looked for {LOOKED_FOR}")
+    flat = "; the images in it have no labels: bt predict alone takes such a folder"
+    raise NoScans(
+        f"{root}: no scans found; looked for {LOOKED_FOR}" + (flat if images_in(root) else "")
+    )
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images that lie in a folder side by side, in no layout."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and path.name.lower().endswith(_IMAGES) and path.name[0] != "."
+    )
 
 
 def _names_a_file(id_: str) -> bool:

@@ -247,6 +247,10 @@ def test_a_folder_of_something_else_says_what_was_looked_for(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"looked for dataset\.json .*BIDS.*manifest") as caught:
         find_scans(tmp_path)
     assert "\n" not in str(caught.value)
+    assert "bt predict" not in str(caught.value)
+    (tmp_path / "T1.nii.gz").touch()
+    with pytest.raises(DataError, match=r"no labels: bt predict alone takes such a folder$"):
+        find_scans(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         find_scans(tmp_path / "nowhere")
     with pytest.raises(DataError, match="tsv manifest"):
