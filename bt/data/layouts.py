@@ -21,6 +21,13 @@ LOOKED_FOR = (
     "sub-*/anat/*_T1w.nii.gz (BIDS), manifest.tsv"
 )
 
+LABELS_OF = {  # where the label maps of a layout lie
+    "manifest": "the column 'label'",
+    "Decathlon": "what dataset.json lists, or labelsTr/",
+    "MALC": "training-labels/NAME_glm.nii.gz",
+    "FreeSurfer": "SUBJECT/mri/aparc+aseg.mgz and aseg.mgz",
+    "BIDS": "sub-*_dseg.nii.gz beside the scans and in derivatives/*/sub-*/anat/",
+}
 _IMAGES = (".nii.gz", ".nii", ".mgz", ".mgh")
 
 Found = tuple[list[Scan], LabelTable | None] | None

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bt.data.layouts import Cohort
+from bt.data.layouts import LABELS_OF, Cohort
 from bt.data.scan import DataError, Scan
 from bt.wording import counted
 
@@ -64,7 +64,7 @@ def split(
     random.Random(seed).shuffle(shuffled)
     if how == "explicit":
         test = [scan for scan in shuffled if (scan.split or "").lower() in TEST_NAMES]
-        if not test and test_scans:
+        if not test and test_scans and labelled:
             raise DataError(
                 f"{cohort.root}: an explicit split, but no scan is marked as test: write test in "
                 "the column split of the manifest, or go without: --test-scans 0"
@@ -76,11 +76,14 @@ def split(
         raise DataError(f"split {how!r}: must be uniform, bands or explicit")
     needed = peers * (scans_per_peer or 1)
     if len(rest) < needed:
-        lower = ["--peers"] if peers > 1 else []
+        if cohort.scans and not any(map(_has_labels, cohort.scans)):
+            raise DataError(_no_labels(cohort))
+        held_out = len(test) if how == "explicit" else test_scans
+        lower = ["--peers"] if peers > 1 and rest else []
         lower += ["--scans-per-peer"] if (scans_per_peer or 1) > 1 else []
         lower += ["--test-scans"] if test and how != "explicit" else []
         raise DataError(
-            f"{cohort.root}: too few labelled scans: {len(shuffled)} less {len(test)} for testing "
+            f"{cohort.root}: too few labelled scans: {len(shuffled)} less {held_out} for testing "
             f"leave {len(rest)}, {counted(peers, 'peer')} with {scans_per_peer or 1} each need "
             f"{needed}: add scans" + (f" or lower {' or '.join(lower)}" if lower else "")
         )
@@ -93,6 +96,17 @@ def split(
     return Split(_by_id(test), tuple(_by_id(part) for part in parts), tuple(names))
 
 
+def _has_labels(scan: Scan) -> bool:
+    return scan.label_map is not None and scan.label_map.is_file()
+
+
+def _no_labels(cohort: Cohort) -> str:
+    named = [str(scan.label_map) for scan in cohort.scans if scan.label_map is not None]
+    more = ", ..." if len(named) > 1 else ""
+    looked_for = named[0] + more if named else LABELS_OF[cohort.layout]
+    return f"{cohort.root}: no scan has a label file; looked for {looked_for}"
+
+
 def _uniform(scans: Sequence[Scan], peers: int, each: int | None) -> Parts:
     parts = [scans[i * each : (i + 1) * each] if each else scans[i::peers] for i in range(peers)]
     return [f"part {i}/{peers}" for i in range(1, peers + 1)], parts
@@ -102,6 +116,8 @@ def _bands(scans: Sequence[Scan], peers: int, each: int | None, column: str | No
     if column is None:
         raise DataError(f"a split by bands needs --bands-by COLUMN; {_columns(scans)}")
     lacking = [scan.id for scan in scans if column not in scan.covariates]
+    if len(lacking) == len(scans):
+        raise DataError(f"no scan has a column {column!r}: {_columns(scans)}")
     if lacking:
         raise DataError(f"{lacking[0]}: no value in the column {column!r}; {_columns(scans)}")
     value = {scan.id: _number(scan, column) for scan in scans}

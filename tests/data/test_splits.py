@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from bt.data.layouts import Cohort
 from bt.data.scan import DataError, Scan
 from bt.data.splits import Split, split
 
+LABELLED = Path(__file__)  # a file that is there; nobody reads it
+
 
 def cohort(n: int = 20, **columns: list[str]) -> Cohort:
     scans = []
     for i in range(n):
         row = {name: values[i] for name, values in columns.items()}
         scans.append(
-            Scan(f"s{i:02d}", Path("i"), Path("l"), row.get("site"), row.get("split"), row)
+            Scan(f"s{i:02d}", Path("i"), LABELLED, row.get("site"), row.get("split"), row)
         )
     return Cohort(Path("/data"), "BIDS", tuple(scans), known_table("freesurfer"))
 
@@ -102,15 +105,17 @@ def test_explicit_without_sites_is_uniform_over_the_rest() -> None:
             r"add scans or lower --peers or --scans-per-peer or --test-scans$",
         ),
         ({"test_scans": 18}, r"leave 2, 4 peers with 1 each need 4: .* --peers or --test-scans$"),
+        ({"test_scans": 400}, r": 20 less 400 for testing leave 0, .* or lower --test-scans$"),
         ({"peers": 1, "test_scans": 20}, r"1 peer with 1 each need 1: .* lower --test-scans$"),
         ({"peers": 30, "test_scans": 0}, r"30 peers with 1 each need 30: .* lower --peers$"),
         ({"peers": 0}, "at least one peer"),
         ({"how": "random"}, "must be uniform, bands or explicit"),
-        ({"how": "bands"}, "needs --bands-by COLUMN; the columns are nan, sex, site$"),
+        ({"how": "bands"}, "needs --bands-by COLUMN; the columns are nan, sex, site, some$"),
         (
             {"how": "bands", "bands_by": "age"},
-            "s[0-9]+: no value in the column 'age'; the columns are nan, sex, site$",
+            "no scan has a column 'age': the columns are nan, sex, site, some$",
         ),
+        ({"how": "bands", "bands_by": "some"}, "s[0-9]+: no value in the column 'some'; the col"),
         ({"how": "bands", "bands_by": "sex"}, "sex is 'f', bands need a number"),
         ({"how": "bands", "bands_by": "nan"}, "nan is 'nan', bands need a number"),
         ({"how": "explicit"}, "no scan is marked as test: .* --test-scans 0$"),
@@ -122,9 +127,29 @@ def test_explicit_without_sites_is_uniform_over_the_rest() -> None:
 )
 def test_what_cannot_be_split(ask: dict[str, object], says: str) -> None:
     data = cohort(sex=["f"] * 20, nan=["nan"] * 20, site=["A", "B"] * 10)
+    for scan in data.scans[::2]:
+        scan.covariates["some"] = "1"  # type: ignore[index]
     with pytest.raises(DataError, match=says) as caught:
         split(data, **{"peers": 4, "test_scans": 5, **ask})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("label_map", "how", "looked_for"),
+    [
+        (Path("/labelsTr/s.nii.gz"), "uniform", r"/labelsTr/s\.nii\.gz, \.\.\."),
+        (None, "uniform", r"sub-\*_dseg\.nii\.gz beside the scans .*"),
+        (None, "explicit", r"sub-\*_dseg\.nii\.gz beside the scans .*"),
+    ],
+)
+def test_where_labels_were_looked_for_if_there_is_none(
+    label_map: Path | None, how: str, looked_for: str
+) -> None:
+    found = cohort(4)
+    data = replace(found, scans=tuple(replace(one, label_map=label_map) for one in found.scans))
+    says = f"^/data: no scan has a label file; looked for {looked_for}$"
+    with pytest.raises(DataError, match=says):
+        split(data, peers=2, test_scans=5, how=how)
 
 
 def test_bands_of_scans_that_come_without_columns() -> None:

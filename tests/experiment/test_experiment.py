@@ -124,7 +124,7 @@ def test_killed_it_goes_on_with_what_is_missing(cohort: Path, tmp_path: Path) ->
         (["uniform", "--fanout", 0], "--fanout 0: expected at least 1"),
         (["uniform", "--clients", 2, "--merge", "trimmed"], "needs the models of 2 other peers"),
         (["uniform", "--filters", 0], "filters = 0: expected at least 1"),
-        (["bands", "--by", "age", "--bands", 2], "no value in the column 'age'"),
+        (["bands", "--by", "age", "--bands", 2], "no scan has a column 'age': there are no"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
