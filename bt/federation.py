@@ -26,7 +26,7 @@ from bt.evaluation import evaluate
 from bt.modelfile import read_model
 from bt.models import restore
 from bt.node import write_json
-from bt.wording import counted, peer_names, the_first
+from bt.wording import counted, peer_names, the_first, unnamed_labels
 
 DEMO_SUBJECTS = 25
 
@@ -55,7 +55,7 @@ def prepare(config: Config, console: Console) -> Prepared:
         unlabelled = [scan for scan in cohort.scans if scan.label_map is None]
         needed = [*unlabelled, *parts.test, *(scan for part in parts.peers for scan in part)]
         started = time.monotonic()
-        bad = _read_all(needed, cohort, config, console)
+        bad, unnamed = _read_all(needed, cohort, config, console)
         if not bad:
             break
         if not config.data.skip_bad:
@@ -69,6 +69,8 @@ def prepare(config: Config, console: Console) -> Prepared:
         f"{counted(cohort.labels.classes - 1, 'structure')}) "
         f"read in {time.monotonic() - started:.1f} s"
     )
+    for line in unnamed_labels(unnamed, config.data.path):
+        console.print(line, style="yellow", soft_wrap=True)
     console.print(parts.describe(), style="dim", soft_wrap=True)
     return Prepared(config, cohort, parts)
 
@@ -105,17 +107,23 @@ def _without(cohort: Cohort, ids: tuple[str, ...]) -> Cohort:
 
 def _read_all(
     scans: list[Scan], cohort: Cohort, config: Config, console: Console
-) -> tuple[str, ...]:
-    """Fill the cache; say what is wrong with scans that can't be used, and return their ids."""
+) -> tuple[tuple[str, ...], set[int]]:
+    """Fill the cache; say what is wrong with scans that can't be used, and return their ids.
+
+    And the label numbers of the others that no table names.
+    """
     bad: list[BadScan] = []
+    unnamed: set[int] = set()
     with console.status("Reading scans") as status:
         for number, scan in enumerate(scans, start=1):
             status.update(f"Reading scans: {number} of {len(scans)}")
-            bad += load_volumes([scan], cohort.labels, config.data.spacing_mm).bad
+            loaded = load_volumes([scan], cohort.labels, config.data.spacing_mm)
+            bad += loaded.bad
+            unnamed.update(loaded.unknown_ids)
     lines = [f"unusable: {scan_and_reason}" for scan_and_reason in bad]
     for line in the_first(lines, f"bt data show {config.data.path}"):
         console.print(line, style="red", soft_wrap=True)
-    return tuple(one.id for one in bad)
+    return tuple(one.id for one in bad), unnamed
 
 
 def gather(run: Prepared, out: Path, ended: str, seconds: float) -> dict[str, Any]:

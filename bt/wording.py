@@ -29,6 +29,17 @@ def the_first(lines: Iterable[str], rest: str, most: int = 10) -> list[str]:
     return [*found[:most], f"and {left} more: {rest}"] if left > 0 else found
 
 
+def unnamed_labels(ids: Iterable[int], data: object) -> list[str]:
+    """A line about label numbers of the scans in `data` that no table names, if there are any."""
+    found = sorted(set(ids))
+    if not found:
+        return []
+    shown = ", ".join(map(str, found[:10])) + (", ..." if len(found) > 10 else "")
+    which = f"number {shown} is" if len(found) == 1 else f"numbers {shown} are"
+    counts = "counts" if len(found) == 1 else "count"
+    return [f"label {which} not in the table and {counts} as background: bt data show {data}"]
+
+
 def peer_names(count: int) -> tuple[str, ...]:
     """peer-1 ... peer-9, or peer-01 ... when two digits are needed: they sort as they count."""
     digits = len(str(count))

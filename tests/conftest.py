@@ -62,3 +62,12 @@ def write_cohort(folder: Path, numbers: Iterable[int]) -> Path:
     content = {"name": "blobs", "labels": labels, "training": pairs}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
+
+
+def renumber(folder: Path, old: int, new: int) -> None:
+    """Another label number in every label map of a cohort."""
+    for path in (folder / "labelsTr").iterdir():
+        stored = nib.load(path)
+        numbers = np.asarray(stored.dataobj).copy()
+        numbers[numbers == old] = new
+        nib.save(nib.Nifti1Image(numbers, stored.affine), path)

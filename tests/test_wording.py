@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bt.wording import counted, printable, the_first
+from bt.wording import counted, printable, the_first, unnamed_labels
 
 
 def test_one_is_singular() -> None:
@@ -15,3 +15,12 @@ def test_of_many_lines_the_first() -> None:
     lines = [f"line {number}" for number in range(12)]
     assert the_first(lines[:10], "see there") == lines[:10]
     assert the_first(lines, "see there") == [*lines[:10], "and 2 more: see there"]
+
+
+def test_label_numbers_that_nothing_names() -> None:
+    assert unnamed_labels([], "scans") == []
+    assert unnamed_labels([7], "scans") == [
+        "label number 7 is not in the table and counts as background: bt data show scans"
+    ]
+    (line,) = unnamed_labels(range(12, 0, -1), "scans")
+    assert line.startswith("label numbers 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... are not in the table")
