@@ -62,6 +62,7 @@ def evaluate(
             only=inference.held_out(model) if held_out else None,
             surface=surface,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
+            warn=lambda line: console.print(line, style="yellow", soft_wrap=True),
         )
     for one in bad:
         console.print(f"left out: {one}", style="yellow", soft_wrap=True)

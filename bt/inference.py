@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from bt.files import write_atomic
 from bt.modelfile import BadModelFile, read_model
 from bt.models import restore, seen_as
 from bt.precision import Precision, choose_device, ran_out_of_memory
+from bt.wording import unnamed_labels
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def evaluate_folder(
     only: Container[str] | None = None,
     surface: bool = False,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> tuple[Metrics, list[BadScan]]:
     """Score the model on every scan of a folder, or on those with an id in `only`.
 
@@ -87,23 +89,32 @@ def evaluate_folder(
     cohort = find_scans(data)
     if cohort.labels.structures != model.labels.structures:
         raise DataError(
-            f"{data} labels other structures ({', '.join(cohort.labels.structures[1:4])}, ...) "
-            f"than the model ({', '.join(model.labels.structures[1:4])}, ...)"
+            f"{data} labels other structures ({_some(cohort.labels.structures[1:])}) "
+            f"than the model ({_some(model.labels.structures[1:])})"
         )
     scores: list[ScanScores] = []
     bad: list[BadScan] = []
+    unnamed: set[int] = set()
     scans = [scan for scan in cohort.scans if only is None or scan.id in only]
     if not scans:
         raise DataError(f"{data} has none of the scans that were held out")
     for done, scan in enumerate(scans):
         progress(done, len(scans))
         try:
-            scores.append(_score(model, scan, cohort.labels, surface=surface))
+            volume = prepare(scan, cohort.labels, model.spacing_mm)
+            scores.append(_score(model, scan, volume, cohort.labels, surface=surface))
+            unnamed.update(volume.unknown_ids)
         except (ScanError, LabelError) as exc:
             bad.append(BadScan(scan.id, scan.image, str(exc)))
     if not scores:
         raise DataError(f"{data}: none of {len(scans)} scans could be scored: {bad[0]}, ...")
+    for line in unnamed_labels(unnamed, data):
+        warn(line)
     return Metrics(model.labels.structures[1:], tuple(scores)), bad
+
+
+def _some(structures: Sequence[str], most: int = 3) -> str:
+    return ", ".join([*structures[:most], *(["..."] if len(structures) > most else [])])
 
 
 def held_out(model: Path) -> frozenset[str]:
@@ -111,17 +122,24 @@ def held_out(model: Path) -> frozenset[str]:
 
     They are in results.json beside the file, or above it for a peer's own.
     """
-    for folder in (model.parent, model.parent.parent):
-        results = rundir.read_results(folder / "results.json")
-        data = (results or {}).get("data")
+    paths = [folder / "results.json" for folder in (model.parent, model.parent.parent)]
+    found = [content for path in paths if (content := rundir.read_results(path)) is not None]
+    for results in found:
+        data = results.get("data")
         ids = data.get("test") if isinstance(data, dict) else None
-        if isinstance(ids, list):
+        if isinstance(ids, list) and ids:
             return frozenset(str(id) for id in ids)
+    if found:
+        raise DataError(
+            f"{model}: the results.json beside it names no held-out scans (that of bt peer never "
+            "does); without --held-out all are scored"
+        )
     raise DataError(f"{model}: no results.json beside it tells which scans its run held out")
 
 
-def _score(model: Model, scan: Scan, labels: LabelTable, *, surface: bool) -> ScanScores:
-    volume = prepare(scan, labels, model.spacing_mm)
+def _score(
+    model: Model, scan: Scan, volume: Volume, labels: LabelTable, *, surface: bool
+) -> ScanScores:
     if scan.label_map is None:
         raise ScanError(f"{scan.image}: no label map")
     truth = labels.to_classes(read_label_map(scan.label_map).data)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from bt import inference
+from bt.cli import app
 from bt.config import Config, change
 from bt.data.labels import table_of_names
 from bt.data.scan import DataError, Scan
@@ -18,7 +21,7 @@ from bt.data.volumes import prepare
 from bt.modelfile import BadModelFile, write_model
 from bt.models import describe
 from bt.weights import FlatWeights
-from tests.conftest import STRUCTURES, write_cohort
+from tests.conftest import STRUCTURES, renumber, write_cohort
 
 LABELS = table_of_names("blobs", {0: "background", 1: STRUCTURES[0], 2: STRUCTURES[1]})
 FACTORY = f"{__name__}:Thresholds"
@@ -86,11 +89,35 @@ def test_only_scans_that_the_run_held_out(tmp_path: Path, model: Path) -> None:
         inference.evaluate_folder(loaded, folder, only={"another"})
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"data": 1}', '{"data": {"test": 3}}'])
-def test_results_that_make_no_sense_name_no_scans(model: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[]", "no results.json beside it"),
+        ("{", "no results.json beside it"),
+        ('{"data": 1}', "the results.json beside it names no held-out scans"),
+        ('{"data": {"test": 3}}', "the results.json beside it names no held-out scans"),
+        ('{"data": {"test": []}}', "the results.json beside it names no held-out scans"),
+        ('{"dice": null}', "the results.json beside it names no held-out scans"),  # of bt peer
+    ],
+)
+def test_results_that_name_no_scans(model: Path, content: str, says: str) -> None:
     (model.parent / "results.json").write_text(content)
-    with pytest.raises(DataError, match=r"no results\.json beside it"):
+    with pytest.raises(DataError, match=re.escape(says)):
         inference.held_out(model)
+
+
+def test_label_numbers_in_no_table_are_named(tmp_path: Path, model: Path) -> None:
+    folder = write_cohort(tmp_path / "more", range(2))
+    loaded = inference.load_model(model, FACTORY)
+    told: list[str] = []
+    inference.evaluate_folder(loaded, folder, warn=told.append)
+    assert told == []
+    renumber(folder, 2, 7)
+    ended = CliRunner().invoke(
+        app, ["eval", str(model), "--data", str(folder), "--model", FACTORY]
+    )
+    line = f"label number 7 is not in the table and counts as background: bt data show {folder}"
+    assert ended.output.splitlines().count(line) == 1
 
 
 def test_what_cant_be_scored_is_named(tmp_path: Path, model: Path) -> None:
@@ -98,7 +125,12 @@ def test_what_cant_be_scored_is_named(tmp_path: Path, model: Path) -> None:
     folder = write_cohort(tmp_path / "other", range(1))
     stated = folder / "dataset.json"
     stated.write_text(stated.read_text().replace('blob"', 'lump"'))
-    with pytest.raises(DataError, match="labels other structures"):
+    says = r"structures \(lump, core \[bright\]\) than the model \(blob, core \[bright\]\)$"
+    with pytest.raises(DataError, match=says):
+        inference.evaluate_folder(loaded, folder)
+    many = {str(number): f"s{number}" for number in range(5)}
+    stated.write_text(json.dumps(json.loads(stated.read_text()) | {"labels": many}))
+    with pytest.raises(DataError, match=r"other structures \(s1, s2, s3, \.\.\.\) than"):
         inference.evaluate_folder(loaded, folder)
     (write_cohort(folder, range(1)) / "imagesTr" / "blob_0.nii.gz").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"none of 1 scans could be scored: blob_0: .*unreadable"):
