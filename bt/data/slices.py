@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bt.data.scan import DataError
 from bt.data.volumes import Classes, Image, Shape, Volume
+from bt.wording import counted
 
 VIEWS = {"sagittal": (0, 2, 1), "coronal": (1, 2, 0), "axial": (2, 1, 0)}  # slices, rows, columns
 MULTIPLE = 16  # four poolings halve H and W four times
@@ -48,11 +49,18 @@ def slices_of(
     """
     if step < 1:
         raise DataError(f"slice step {step}: must be at least 1")
+    if not volumes:
+        raise DataError("no scans to take slices of")
     stacks = [_labelled(volume, view) for volume in volumes]
     windows = [_window(image, classes, spacing, margin_mm) for image, classes, spacing in stacks]
     kept = [(i, w) for i, w in enumerate(windows) if w is not None]
     if not kept:
-        raise DataError(f"no {view} slice with a labelled voxel in {len(volumes)} scans")
+        # Resampling took them: a scan without labels is refused as it is read.
+        raise DataError(
+            f"no {view} slice with a labelled voxel in {counted(len(volumes), 'scan')}: voxels of "
+            f"{volumes[0].spacing_mm[0]:g} mm are too large for the structures, take a smaller "
+            "--spacing"
+        )
     height = _padded(max(w.rows[1] - w.rows[0] for _, w in kept))
     width = _padded(max(w.columns[1] - w.columns[0] for _, w in kept))
     images, labels = [], []

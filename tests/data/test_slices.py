@@ -86,8 +86,11 @@ def test_every_nth_slice_of_the_labelled_ones() -> None:
 
 def test_what_cannot_be_sliced() -> None:
     empty = volume(box=(slice(0, 0),) * 3)
-    with pytest.raises(DataError, match="no axial slice with a labelled voxel in 1 scans"):
+    says = r"no axial slice .* voxel in 1 scan: voxels of 1 mm are too large .* smaller --spacing$"
+    with pytest.raises(DataError, match=says):
         slices_of([empty], "axial")
+    with pytest.raises(DataError, match="no scans to take slices of"):
+        slices_of([], "axial")
     with pytest.raises(DataError, match="view 'top': must be one of sagittal, coronal, axial"):
         all_slices(empty, "top")
     with pytest.raises(DataError, match="step 0"):
