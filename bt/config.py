@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from bt.wording import meant
 from transports.encodings import ENCODINGS
 
 
@@ -121,6 +122,7 @@ _AT_MOST = {
     "rounds": 1_000_000,
 }
 _LARGEST = (1 << 31) - 1  # of any other whole number: what every library below can take
+_IN_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _POSITIVE = (
     "crop",
     "stale_weight",
@@ -162,7 +164,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if float in kinds and type(value) is int and abs(value) <= _LARGEST:
         value = float(value)
     if type(value) not in kinds:
-        wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        wanted = " or ".join(_IN_WORDS[kind] for kind in kinds if kind is not type(None))
         raise ConfigError(f"{name} = {value!r:.80}: expected {wanted}")
     if isinstance(value, str) and not value.isprintable():
         raise ConfigError(f"{name} = {value!a:.80}: expected printable characters")
@@ -208,10 +210,10 @@ def folder_of(transport: str) -> str | None:
     return folder
 
 
-def read(path: Path, config: Config | None = None) -> Config:
-    """`config` (default: all defaults) with what the TOML file at `path` sets."""
+def read(path: Path, config: Config | None = None, beside: tuple[str, ...] = ()) -> Config:
+    """`config` (default: all defaults) with what the TOML file at `path` sets; as for `take`."""
     try:
-        return parse(path.read_text(encoding="utf-8"), config)
+        return parse(path.read_text(encoding="utf-8"), config, beside)
     except OSError as exc:
         raise ConfigError(f"can't read {path}: {exc.strerror}") from exc
     except (ConfigError, UnicodeDecodeError) as exc:
@@ -220,27 +222,33 @@ def read(path: Path, config: Config | None = None) -> Config:
         raise ConfigError(f"{path}: its tables are nested too deeply") from exc
 
 
-def parse(text: str, config: Config | None = None) -> Config:
+def parse(text: str, config: Config | None = None, beside: tuple[str, ...] = ()) -> Config:
     """`config` (default: all defaults) with what the TOML `text` sets. Raises ConfigError."""
     try:
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as exc:  # ValueError: also for a number of 5000 digits
         raise ConfigError(f"not valid TOML: {exc}") from exc
-    return take(content, config or Config())
+    return take(content, config or Config(), beside)
 
 
-def take(content: dict[str, Any], config: Config) -> Config:
-    """`config` with what sections of TOML, parsed, set. Raises ConfigError."""
+def take(content: dict[str, Any], config: Config, beside: tuple[str, ...] = ()) -> Config:
+    """`config` with what sections of TOML, parsed, set. Raises ConfigError.
+
+    `beside`: other sections that such a file may have, to be named where one is unknown.
+    """
     known = [part.name for part in fields(config)]
     for section, settings in content.items():
         if section not in known:
-            raise ConfigError(f"unknown section [{section}]; known: {', '.join(known)}")
+            sections = [name for name in known if name != "seed"]
+            hint = meant(section, [*sections, *beside], "[{}]")
+            raise ConfigError(f"unknown section [{section}]; {hint}")
         names = {"seed": settings} if section == "seed" else settings
         if not isinstance(names, dict):
             raise ConfigError(f"{section} is a section, write [{section}]")
         for name in names:
             if section != "seed" and not hasattr(getattr(config, section), name):
-                raise ConfigError(f"unknown setting {name} in [{section}]")
+                hint = meant(name, [part.name for part in fields(getattr(config, section))])
+                raise ConfigError(f"unknown setting {name} in [{section}]; {hint}")
         config = change(config, names)
     return config
 

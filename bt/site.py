@@ -14,6 +14,7 @@ from typing import Any
 
 from bt import config as configs
 from bt.config import Config, ConfigError
+from bt.wording import meant
 
 FILE = Path("federation.toml")
 
@@ -29,6 +30,7 @@ class Site:
     announce: str | None = None
 
 
+_BESIDE = ("site",)
 _PATHS = ("roster", "keys", "out")
 
 
@@ -46,11 +48,11 @@ def read(path: Path) -> tuple[Site, Config]:
     except (ValueError, RecursionError):
         return Site(), configs.read(path)  # which says what is wrong
     if "site" not in content:
-        return Site(), configs.read(path)
+        return Site(), configs.read(path, beside=_BESIDE)
     try:
         site = _site(content.pop("site"), path.parent)
         base = configs.change(Config(), {"test_scans": 0})
-        config = configs.take(content, base)
+        config = configs.take(content, base, _BESIDE)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
     except RecursionError as exc:  # of a setting that is to be shown
@@ -83,7 +85,7 @@ def _site(section: Any, folder: Path) -> Site:
         raise ConfigError("site is a section, write [site]")
     for name, value in section.items():
         if name not in known:
-            raise ConfigError(f"unknown setting {name} in [site]; known: {', '.join(known)}")
+            raise ConfigError(f"unknown setting {name} in [site]; {meant(name, known)}")
         if not isinstance(value, str) or not value or not value.isprintable():
             raise ConfigError(f"{name} in [site]: expected text")
     paths = {name: Path(_from(folder, section[name])) for name in _PATHS if name in section}

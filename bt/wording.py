@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 def counted(number: int, noun: str) -> str:
@@ -27,6 +28,13 @@ def the_first(lines: Iterable[str], rest: str, most: int = 10) -> list[str]:
     found = list(lines)
     left = len(found) - most
     return [*found[:most], f"and {left} more: {rest}"] if left > 0 else found
+
+
+def meant(name: str, known: Sequence[str], form: str = "{}") -> str:
+    """Of an unknown name, the known one most like it, else all of them; each as in `form`."""
+    if close := get_close_matches(name, known, 1):
+        return f"did you mean {form.format(close[0])}?"
+    return f"known: {', '.join(form.format(each) for each in known)}"
 
 
 def unnamed_labels(ids: Iterable[int], data: object) -> list[str]:

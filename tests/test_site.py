@@ -111,10 +111,15 @@ def test_a_file_without_site_is_a_config_like_any_other(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("site = 1", "write [site]"),
-        ("[site]\ncolor = 'red'", "unknown setting color in [site]"),
+        ("[site]\ncolor = 'red'", "unknown setting color in [site]; known: roster, keys, out"),
+        ("[site]\nrooster = 'r'", "unknown setting rooster in [site]; did you mean roster?"),
+        ("[siet]\nkeys = 'k'", "unknown section [siet]; did you mean [site]?"),
         ("[site]\nkeys = 1", "keys in [site]: expected text"),
         ("[site]\n[model]\nfilters = 0", "filters = 0"),
-        ("[site]\n[colour]", "unknown section [colour]"),
+        (
+            "[site]\n[colour]",
+            "unknown section [colour]; known: [data], [model], [train], [federation], [site]",
+        ),
         ("[site", "not valid TOML"),
     ],
 )

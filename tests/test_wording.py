@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bt.wording import counted, printable, the_first, unnamed_labels
+from bt.wording import counted, meant, printable, the_first, unnamed_labels
 
 
 def test_one_is_singular() -> None:
@@ -15,6 +15,11 @@ def test_of_many_lines_the_first() -> None:
     lines = [f"line {number}" for number in range(12)]
     assert the_first(lines[:10], "see there") == lines[:10]
     assert the_first(lines, "see there") == [*lines[:10], "and 2 more: see there"]
+
+
+def test_an_unknown_name_is_mended_or_the_known_are_told() -> None:
+    assert meant("trian", ["data", "train"], "[{}]") == "did you mean [train]?"
+    assert meant("x", ["data", "train"], "[{}]") == "known: [data], [train]"
 
 
 def test_label_numbers_that_nothing_names() -> None:
