@@ -26,7 +26,7 @@ from bt.node import Node, load_usable, make_trainer, write_json
 from bt.threads import threads_each
 from bt.trainer import SegmentationTrainer
 from bt.watching.metrics import serving
-from bt.wording import counted
+from bt.wording import counted, unnamed_labels
 from launchers import lifeline
 
 MERGED_NOBODY = 3  # exit code
@@ -71,13 +71,21 @@ def own_scans(config: Config, part: str | None) -> Own:
     return Own(cohort.labels, (*found.peers[number - 1], *unlabelled), found.test)
 
 
-def build_trainer(config: Config, name: str, own: Own, console: Console) -> SegmentationTrainer:
-    """Read this peer's scans and make its trainer, saying what was found and chosen."""
+def build_trainer(
+    config: Config, name: str, own: Own, console: Console, *, alone: bool = False
+) -> SegmentationTrainer:
+    """Read this peer's scans and make its trainer, saying what was found and chosen.
+
+    `alone`: no run has looked at all scans before.
+    """
     with console.status("Reading scans"):
         volumes, left_out = load_usable(own.train, own.labels, config.data)
         test_volumes, left_out_too = load_usable(own.test, own.labels, config.data)
     for line in left_out + left_out_too:
         console.print(f"left out: {line}", style="yellow", soft_wrap=True)
+    unnamed = {number for each in (*volumes, *test_volumes) for number in each.unknown_ids}
+    for line in unnamed_labels(unnamed, config.data.path) if alone else ():
+        console.print(line, style="yellow", soft_wrap=True)
     with console.status("Making the network"):
         trainer = make_trainer(config, name, own.labels, volumes, test_volumes)
     console.print(
@@ -115,7 +123,7 @@ def run(
     else:
         rundir.reenter(out, config)
     torch.set_num_threads(threads_each(1 + contacts.neighbours))
-    trainer = build_trainer(config, name, own, console)
+    trainer = build_trainer(config, name, own, console, alone=launched_by != "train")
     contacts.check_samples(trainer.samples)
     others, about = sorted(contacts.others), (contacts.samples_of, contacts.serves)
     node = Node(name, others, out, config, own.labels, *about)

@@ -21,7 +21,7 @@ from bt.models import build, describe, task_hash
 from bt.peer import own_scans
 from bt.site import Site
 from bt.weights import FlatWeights
-from bt.wording import counted
+from bt.wording import counted, unnamed_labels
 from transports import image
 from transports.base import TransportError
 from transports.keys import KeyPair
@@ -104,9 +104,12 @@ def _data(
     like = Like(weights, description, task_hash(weights.schema, description))
     scans = [*own.train, *own.test]
     bad: list[BadScan] = []
+    unnamed: set[int] = set()
     for number, scan in enumerate(scans, start=1):
         progress(f"Reading scans: {number} of {len(scans)}")
-        bad += load_volumes([scan], own.labels, config.data.spacing_mm).bad
+        loaded = load_volumes([scan], own.labels, config.data.spacing_mm)
+        bad += loaded.bad
+        unnamed.update(loaded.unknown_ids)
     usable = [scan for scan in own.train if scan.id not in {each.id for each in bad}]
     what = f"{cohort.layout}: {counted(len(usable), 'training scan')}, {len(own.test)} held out"
     names = ", ".join(structures[:4]) + (", ..." if len(structures) > 4 else "")
@@ -122,6 +125,8 @@ def _data(
         found.add("scan", state, f"{each.id}: {each.reason}", to_do)
     if len(bad) > 5:
         found.add("scan", "note", f"and {len(bad) - 5} more that can't be used: bt data show")
+    for line in unnamed_labels(unnamed, config.data.path):
+        found.add("labels", "note", line)
     return like, len(usable)
 
 

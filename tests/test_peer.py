@@ -13,6 +13,7 @@ from bt import peer
 from bt.config import Config, change
 from bt.contacts import Contacts
 from bt.outcome import Outcome
+from tests.conftest import renumber, write_cohort
 
 TOTALS: dict[str, float] = dict.fromkeys(
     ("merged", "bytes_in", "bytes_out", "seconds_training", "seconds"), 0
@@ -47,3 +48,16 @@ def test_the_last_line_says_what_to_do(
     contacts = Contacts("A", "tcp://127.0.0.1:7301", {"B": None})
     assert peer.run(config, contacts, None, tmp_path / "A", console) == code
     assert says in text.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_label_numbers_in_no_table_are_named_where_no_run_has_done_so(
+    tmp_path: Path, alone: bool
+) -> None:
+    folder = write_cohort(tmp_path / "blobs", range(3))
+    renumber(folder, 2, 7)
+    settings = {"path": str(folder), "filters": 2, "precision": "float32", "test_scans": 1}
+    config, text = change(Config(), settings), io.StringIO()
+    own = peer.own_scans(config, None)
+    peer.build_trainer(config, "A", own, Console(file=text, markup=False, width=100), alone=alone)
+    assert ("label number 7 is not in the table" in text.getvalue()) is alone

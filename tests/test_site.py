@@ -19,7 +19,7 @@ from bt import founding, neighbours, roster, site
 from bt.config import Config, ConfigError
 from bt.findings import Findings
 from bt.founding import Answers
-from tests.conftest import write_cohort
+from tests.conftest import renumber, write_cohort
 from tests.test_cli import Bt, bt, refused  # noqa: F401
 from tests.waiting import said, wait_until
 from transports.keys import KeyPair
@@ -182,11 +182,14 @@ def test_what_is_red_at_home(bt: Bt) -> None:
     seen = findings(bt("check", "--config", "a/federation.toml", "--json").out)
     assert "chmod 600" in seen["keys"]["says"]
     Path("a/a.key").chmod(0o600)
+    assert "labels" not in seen
+    renumber(Path("a/scans"), 2, 7)
     Path("a/scans/imagesTr/blob_1.nii.gz").write_bytes(b"no scan")
     for each in (Path("a/roster.toml"), Path("a/federation.toml")):
         text = each.read_text().replace("max_samples = 3", "max_samples = 1")
         each.write_text(text.replace("# ping_timeout_s = 5  ", "ping_timeout_s = 0.3"))
     seen = findings(bt("check", "--config", "a/federation.toml", "--json").out)
+    assert "label number 7 is not in the table" in seen["labels"]["says"]
     assert "blob_1" in seen["scan"]["says"]
     assert "skip_bad" in seen["scan"]["to_do"]
     assert "the roster allows it 1" in seen["samples"]["says"]
