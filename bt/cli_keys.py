@@ -176,7 +176,8 @@ def diff(
 
 
 def _tell(found: Roster) -> None:
-    from bt.console import make_console, print_roster
+    from bt.console import make_console
+    from bt.console_site import print_roster
     from bt.roster import doubts
 
     print_roster(make_console(), found, doubts(found))

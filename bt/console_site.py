@@ -1,7 +1,8 @@
-"""What the commands of a site show: the lines of a check, and who is in an aggregated model."""
+"""What a site is shown: its checks, its roster, and who is in an aggregated model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from bt.wording import printable
 if TYPE_CHECKING:
     from bt.aggregate import Aggregate
     from bt.findings import Finding
+    from bt.roster import Roster
 
 _MARKS = {"green": ("✔", "green"), "red": ("✘", "bold red"), "note": ("–", "dim")}
 
@@ -50,3 +52,28 @@ def print_aggregate(console: Console, made: Aggregate, out: Path) -> None:
         print_paths(console, [("aggregated model", out)])
     else:
         console.print("No peer had a model: nothing was written.", style="red")
+
+
+def print_roster(console: Console, roster: Roster, doubts: Iterable[str]) -> None:
+    """Who is in a roster, what to look at, and what to compare.
+
+    It is read aloud: an address or a key is never broken, however narrow the terminal.
+    """
+
+    def show(
+        name: str, keys: Iterable[str], about: tuple[str, str], *more: tuple[str, object]
+    ) -> None:
+        console.print(Text(name, "bold"), soft_wrap=True)
+        for what, value in (about, *(("public key", key) for key in keys), *more):
+            console.print(f"  {what:11}  {value}", soft_wrap=True)
+        console.print()
+
+    for peer in roster.members.values():
+        address = peer.address or "none, it connects to the others"
+        show(peer.name, peer.keys, ("address", address), ("max_samples", peer.max_samples))
+    for observer in roster.observers.values():
+        may = "may fetch models" if observer.models else "may not fetch models"
+        show(observer.name, observer.keys, ("observer", may))
+    for doubt in doubts:
+        console.print(f"look: {doubt}", style="yellow", soft_wrap=True)
+    console.print(f"fingerprint: {roster.fingerprint}", soft_wrap=True)
