@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from bt.eventlog import EventReader
-from bt.wording import counted
+from bt.wording import counted, in_short
 
 if TYPE_CHECKING:
     from bt.data.cache import Loaded
     from bt.data.checks import BadScan
     from bt.data.layouts import Cohort
     from bt.doctor import Report
-    from bt.roster import Roster
 
 _DISTANCE = "mean_surface_distance_mm"
 _TOLD = ("gone", "reject", "diverged", "limit", "unsaved", "damaged")
+_UNBOUNDED = 10_000  # columns of a terminal
 _SPREAD = ("mean of peers", "lowest", "highest")
 _STATE_COLOURS = {
     "starting": "dim",
@@ -203,33 +203,56 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+_OF_A_PEER: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "Dice": lambda peer: _number(peer["dice"]),
+    "version": lambda peer: str(peer["version"]),
+    "scans": lambda peer: str(peer["samples"]),
+    "merged": lambda peer: str(peer["merged"]),
+    "MB in": lambda peer: f"{peer['bytes_in'] / 1e6:.1f}",
+    "out": lambda peer: f"{peer['bytes_out'] / 1e6:.1f}",
+    "training": lambda peer: duration(peer["seconds_training"]),
+    "waiting": lambda peer: duration(peer["seconds_waiting"]),
+}
+
+
 def print_results(console: Console, results: Mapping[str, Any]) -> None:
     """The tables at the end of a run, from the content of results.json."""
     peers: Mapping[str, Any] = results["peers"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("peer")
-    for heading in ("Dice", "version", "scans", "merged", "MB in", "out", "training", "waiting"):
-        table.add_column(heading, justify="right")
-    for name, peer in peers.items():
-        table.add_row(
-            name,
-            _number(peer["dice"]),
-            str(peer["version"]),
-            str(peer["samples"]),
-            str(peer["merged"]),
-            f"{peer['bytes_in'] / 1e6:.1f}",
-            f"{peer['bytes_out'] / 1e6:.1f}",
-            duration(peer["seconds_training"]),
-            duration(peer["seconds_waiting"]),
-        )
     if peers:  # none: interrupted before any began
-        console.print(table)
+        console.print(_table_of_peers(console, peers))
     aggregated = results["aggregated"]
     if aggregated is None:
         return
     if aggregated["dice"] is None:
         console.print("No Dice: there were no test scans; --test-scans holds some out.")
-        return
+    else:
+        console.print(_table_of_dice(peers, aggregated))
+    # of a run its "peers"; a peer alone tells it in its own results
+    members = aggregated.get("peers") or next(iter(peers.values())).get("aggregated_of")
+    if members:
+        told = in_short(f"{name} v{version}" for name, version in members.items())
+        console.print(f"The aggregated model is made of {told}.", soft_wrap=True)
+
+
+def _table_of_peers(console: Console, peers: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Closer together where it is too wide, then without its last columns: names stay whole."""
+    unbounded = console.options.update(max_width=_UNBOUNDED)
+    most = len(_OF_A_PEER)
+    for close, count in ((False, most), *((True, count) for count in range(most, 0, -1))):
+        shown = list(_OF_A_PEER)[:count]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=close)
+        table.add_column("peer", overflow="fold")
+        for heading in shown:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, peer in peers.items():
+            table.add_row(name, *(_OF_A_PEER[heading](peer) for heading in shown))
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            break
+    return table
+
+
+def _table_of_dice(peers: Mapping[str, Mapping[str, Any]], aggregated: Mapping[str, Any]) -> Table:
+    """Per structure, on the test scans."""
     scored = {name: peer for name, peer in peers.items() if peer["dice"] is not None}
     several = len(scored) > 1  # of one peer, mean, lowest and highest are the same
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -245,7 +268,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
         add(structure, dice, [peer["structures"].get(structure) for peer in scored.values()])
     table.add_section()
     add("mean", aggregated["dice"], [peer["dice"] for peer in scored.values()], "bold")
-    console.print(table)
+    return table
 
 
 def progress_bar(console: Console) -> bar.Progress:
@@ -357,25 +380,6 @@ def _ranges(triples: Sequence[tuple[float, ...]]) -> str:
         lowest, highest = f"{min(values):.4g}", f"{max(values):.4g}"
         spans.append(lowest if lowest == highest else f"{lowest}–{highest}")
     return " × ".join(spans)
-
-
-def print_roster(console: Console, roster: Roster, doubts: Iterable[str]) -> None:
-    """Who is in a roster, what to look at, and what to compare."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("peer", overflow="fold")
-    table.add_column("address", overflow="fold")
-    table.add_column("public key", no_wrap=True)  # to be copied
-    table.add_column("max_samples", justify="right")
-    for member in roster.members.values():
-        address, keys = member.address or "–", Text("\n".join(member.keys))
-        table.add_row(member.name, address, keys, str(member.max_samples))
-    for observer in roster.observers.values():
-        may = "observer, models too" if observer.models else "observer"
-        table.add_row(observer.name, may, Text("\n".join(observer.keys)), "–")
-    console.print(table)
-    for doubt in doubts:
-        console.print(f"look: {doubt}", style="yellow", soft_wrap=True)
-    console.print(f"fingerprint: {roster.fingerprint}")
 
 
 def print_findings(console: Console, report: Report) -> None:

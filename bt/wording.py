@@ -48,6 +48,13 @@ def unnamed_labels(ids: Iterable[int], data: object) -> list[str]:
     return [f"label {which} not in the table and {counts} as background: bt data show {data}"]
 
 
+def in_short(words: Iterable[str], most: int = 9) -> str:
+    """ "A, B", or "A, B and 7 more" where there are more than `most`."""
+    found = list(words)
+    more = len(found) - most
+    return ", ".join(found[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def peer_names(count: int) -> tuple[str, ...]:
     """peer-1 ... peer-9, or peer-01 ... when two digits are needed: they sort as they count."""
     digits = len(str(count))

@@ -126,6 +126,42 @@ def test_the_tables_at_the_end_show_what_is_there_and_what_is_not() -> None:
     assert "aggregated" not in text.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("width", "gap", "last"), [(120, 3, "waiting"), (80, 2, "waiting"), (60, 2, "out")]
+)
+def test_peers_have_their_whole_names_however_narrow(width: int, gap: int, last: str) -> None:
+    peer = {
+        "dice": 0.5, "structures": {"core": 0.5}, "version": 12, "samples": 140, "merged": 24,
+        "bytes_in": 12_345_678_900, "bytes_out": 9_345_678_900, "seconds_training": 41_234,
+        "seconds_waiting": 13_753,
+    }  # fmt: skip
+    names = ["hospital-a", "hospital-b"]
+    output = io.StringIO()
+    print_results(
+        Console(file=output, width=width),
+        {"peers": dict.fromkeys(names, peer), "aggregated": None},
+    )
+    lines = output.getvalue().splitlines()
+    assert [line.split()[0] for line in lines[3:-1]] == names
+    assert lines[1].rstrip().endswith(last)
+    assert f"0.500{' ' * gap}     12" in lines[3]
+    assert "…" not in output.getvalue()
+
+
+def test_who_is_in_the_aggregated_model() -> None:
+    peer = {
+        "dice": None, "structures": None, "version": 3, "samples": 4, "merged": 2,
+        "bytes_in": 0, "bytes_out": 0, "seconds_training": 61, "seconds_waiting": 1,
+        "aggregated_of": {"A": "3", "B": "1.2"},
+    }  # fmt: skip
+    aggregated: dict[str, Any] = {"dice": None, "structures": {}}
+    last = "The aggregated model is made of A v3, B v1.2."
+    for told in (aggregated, aggregated | {"peers": peer["aggregated_of"]}):  # bt peer; a run
+        out, text = console()
+        print_results(out, {"peers": {"A": peer}, "aggregated": told})
+        assert text.getvalue().splitlines()[-1] == last
+
+
 def test_scores_with_surface_distances() -> None:
     out, text = console()
     scores = {

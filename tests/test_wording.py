@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bt.wording import counted, meant, printable, the_first, unnamed_labels
+from bt.wording import counted, in_short, meant, printable, the_first, unnamed_labels
 
 
 def test_one_is_singular() -> None:
@@ -29,3 +29,8 @@ def test_label_numbers_that_nothing_names() -> None:
     ]
     (line,) = unnamed_labels(range(12, 0, -1), "scans")
     assert line.startswith("label numbers 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, ... are not in the table")
+
+
+def test_of_many_words_the_first() -> None:
+    assert in_short("AB") == "A, B"
+    assert in_short("ABCDE", most=3) == "A, B, C and 2 more"
