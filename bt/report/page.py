@@ -12,6 +12,7 @@ from bt import __version__
 from bt.files import write_atomic
 from bt.report import overlays, style, timeline
 from bt.report.figures import Picture, learning_curves, per_client, per_structure
+from bt.report.history import number
 from bt.report.read import read_study
 from bt.report.study import BRAINTORRENT, Comparison, ReportError, Study
 from bt.report.tables import NOTHING, of, settings_of, spread, tables_of
@@ -158,7 +159,7 @@ def _facts(study: Study) -> list[Fact]:
     (own,) = method.mean_of_clients or (None,)
     if own is not None:
         facts.append(Fact(of(own), "Dice", "mean of the peers' own models"))
-    merges = sum(len(history.merges) for history in study.histories.values())
+    merges = sum(_merged(study, name) for name in {*study.peers, *study.histories})
     fits = sum(len(history.fits) for history in study.histories.values())
     if fits:
         facts.append(Fact(str(fits), "fine-tunes", f"and {counted(merges, 'merge')}"))
@@ -170,6 +171,13 @@ def _facts(study: Study) -> list[Fact]:
         value = f"{seconds / 60:,.1f} min" if seconds >= 90 else f"{seconds:.0f} s"
         facts.append(Fact(value, "time", "from start to end"))
     return facts
+
+
+def _merged(study: Study, name: str) -> int:
+    """How many models a peer trained on; its log alone tells also of those it averaged at last."""
+    history = study.histories.get(name)
+    stated = number(study.peers.get(name, {}).get("merged"))
+    return int(stated) if stated is not None else len(history.merges) if history else 0
 
 
 def _in_words(one: Comparison) -> str:

@@ -239,7 +239,7 @@ def _peers(study: Study) -> Table:
         )
     note = (
         "Dice of each peer's own model on the test scans; merged: how many models of others it "
-        "took in; times in minutes and seconds."
+        "trained on, without those of the aggregated model; times in minutes and seconds."
     )
     return Table("Peers", note, head, tuple(rows))
 

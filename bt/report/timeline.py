@@ -132,7 +132,8 @@ def _lanes(histories: Mapping[str, History]) -> list[Picture]:
     axes.set_xlim(left=0)
     caption = (
         "Bars: fine-tunes, with the version they made. Arrows: from where a version was made to "
-        "where it was merged, in the colour of the peer it comes from."
+        "where it was merged, in the colour of the peer it comes from; those after a peer's last "
+        "version make the aggregated model."
     )
     alt = f"Timeline of {counted(len(lanes), 'peer')}: {_count(histories)}."
     title = "Who merged whom, and when"

@@ -193,6 +193,16 @@ def test_a_run_that_did_not_finish(tmp_path: Path, results: dict[str, object] | 
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_merges_are_counted_as_in_the_table(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", results_of("finished"))
+    with (folder / "a" / "events.jsonl").open("a") as log:  # for the aggregated model
+        log.write('{"time": 1700000030, "event": "merge", "from": "b", "version": "1"}\n' * 2)
+    assert "and 2 merges" in report(folder).text  # each peer says that it merged 1
+    (folder / "results.json").unlink()
+    assert "and 3 merges" in report(folder).text  # all that is known
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_peers_own_folder(tmp_path: Path) -> None:
     page = report(run(tmp_path / "run", None) / "a")
     assert "One peer's folder" in page.text
