@@ -47,7 +47,18 @@ class LocalLauncher:
 
 
 def _detached(command: Command) -> Command:
-    return Command(command.name, ("sh", "-c", left_running(command)))
+    there = left_running(replace(command, folder=None))
+    return Command(command.name, ("sh", "-c", there), folder=command.folder)
+
+
+def _check_folders(plan: Plan) -> None:
+    """Before anything is written, which might make them. Raises LaunchError."""
+    for command in plan.commands:
+        if command.folder is not None and not Path(expanded(command.folder)).is_dir():
+            raise LaunchError(
+                f"{command.name} can't be started: its folder is set to {command.folder}, which "
+                "does not exist on this machine; make it, or change the setting"
+            )
 
 
 class LocalRun:
@@ -66,6 +77,7 @@ class LocalRun:
     def all(self, plan: Plan) -> LocalRun:
         """Start everything, or nothing. Raises LaunchError."""
         try:
+            _check_folders(plan)
             plan.write_files()
             for command in plan.commands:
                 self.add(command)
@@ -74,7 +86,9 @@ class LocalRun:
             raise
         except OSError as exc:
             self.stop(grace_s=0.0)
-            raise LaunchError(f"{command.name} can't be started: {exc}") from exc
+            why = f"{exc.filename}: {exc.strerror}" if exc.filename else exc
+            where = "" if command.folder is None else f" (in {command.folder})"
+            raise LaunchError(f"{command.name} can't be started{where}: {why}") from exc
         return self
 
     def add(self, command: Command, *, stdin: int = subprocess.DEVNULL) -> None:

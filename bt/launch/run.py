@@ -116,10 +116,19 @@ def launch(job: Job, console: Console, *, as_json: bool) -> int:
             "it has done so far"
         )
     settings = {"transport": transport_of(job.description, job.via)}
+    new = not job.folder.exists()
     if rundir.enter(job.folder, change(job.description.config, settings)):
+        new = False
         console.print(f"Going on with the unfinished run in {job.folder}", soft_wrap=True)
     logs = Logs(console, _logs(job, plan))
-    run = launcher.start(plan)
+    try:
+        run = launcher.start(plan)
+    except LaunchError:
+        if new and job.via != "slurm":  # nothing ran in it; a job may be in the queue all the same
+            shutil.rmtree(job.folder, ignore_errors=True)
+        if job.via == "local":
+            shutil.rmtree(job.sockets, ignore_errors=True)
+        raise
     if isinstance(run, SlurmJob):
         script = job.folder / "job.sh"
         console.print(script.read_text(encoding="utf-8"), style="dim", soft_wrap=True)
@@ -239,7 +248,8 @@ def collect(job: Job, how: str, seconds: float, console: Console, *, as_json: bo
             tuple(by_name), job.folder, how, seconds, job.description.config,
             lambda name: fetch(name, (results.MODEL,), job.folder),
         )  # fmt: skip
-    if found["aggregated"] is not None and not job.description.parts():
+    aggregated = found["aggregated"]
+    if aggregated and aggregated["dice"] is not None and not job.description.parts():
         console.print("Each peer was tested on test scans of its own.", style="dim")
     network = job.description.config.model.name
     return finish(found, job.folder, network, console, as_json=as_json)

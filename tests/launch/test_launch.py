@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from benchmarks.peers import free_port
+from bt import train
+from bt.launch import hosts, results, run
 from tests.conftest import write_cohort
 from tests.launchers import cluster, sshd
 from tests.waiting import said, wait_until
@@ -94,6 +98,34 @@ def test_here(scans: Path, tmp_path: Path) -> None:
     again = launched(tmp_path)
     assert again.returncode == 1
     assert again.stderr.splitlines() == ["bt: run holds a finished run; choose another --out"]
+
+
+@pytest.mark.processes
+def test_where_no_peer_can_be_started_no_run_is_left(scans: Path, tmp_path: Path) -> None:
+    described(tmp_path, scans, {"A": "", "B": 'bt = "/no/such/bt"'})
+    ended = launched(tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr == "bt: B can't be started: /no/such/bt: No such file or directory\n"
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    launched(tmp_path)
+    assert (tmp_path / "run" / "mine").exists()
+
+
+def test_whose_test_scans_is_said_where_there_were_some(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described(tmp_path, scans, {"A": "", "B": ""})
+    description = hosts.read(tmp_path / "hosts.toml")
+    job = run.Job(description, "local", tmp_path / "run", detach=False, sockets=tmp_path)
+    monkeypatch.setattr(train, "finish", lambda *args, **kwargs: 0)
+    for dice in (0.5, None):
+        found = {"aggregated": {"dice": dice}}
+        monkeypatch.setattr(results, "gather", lambda *args, found=found: found)
+        text = io.StringIO()
+        run.collect(job, "finished", 0.0, Console(file=text), as_json=False)
+        assert ("Each peer was tested" in text.getvalue()) is (dice is not None)
 
 
 # Over ssh ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 
 from launchers.base import Command, LaunchError, Plan
 from launchers.local import LocalLauncher
+from tests.waiting import said, wait_until
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 
@@ -64,5 +65,29 @@ def test_a_command_that_isnt_there_is_named_and_the_others_end() -> None:
         Command("fine", (*PYTHON, "import signal; signal.pause()")),
         Command("broken", ("/no/such/program",)),
     )
-    with pytest.raises(LaunchError, match=r"broken can't be started: .*/no/such/program"):
+    with pytest.raises(LaunchError, match=r"broken can't be started: /no/such/program: No such"):
         LocalLauncher().start(Plan(commands))
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_folder_that_isnt_there_is_named_and_nothing_is_written(
+    tmp_path: Path, detach: bool
+) -> None:
+    folder = tmp_path / "not there"
+    command = Command("a", ("true",), folder=str(folder), files={"out/s": ""}, keeps="out")
+    launcher = LocalLauncher(detach=detach)
+    with pytest.raises(LaunchError, match="not there, which does not exist on this"):
+        launcher.start(launcher.plan((command,)))
+    assert not folder.exists()
+
+
+def test_what_is_left_running_starts_in_its_folder(tmp_path: Path) -> None:
+    code = "import os; open('here', 'w').write(os.environ['GREETING'])"
+    command = Command(
+        "a", (*PYTHON, code), {"GREETING": "hello"}, folder=str(tmp_path), keeps="out"
+    )
+    launcher = LocalLauncher(detach=True)
+    run = launcher.start(launcher.plan((command,)))
+    assert run.wait(60) == {"a": 0}
+    wait_until(lambda: said(tmp_path / "here") == "hello")
+    run.stop()
