@@ -42,7 +42,8 @@ def to_onnx(model: Model) -> bytes:
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise DataError(f"ONNX needs {' and '.join(missing)}: pip install 'braintorrent[onnx]'")
     free = torch.export.Dim.DYNAMIC
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for chatty in ("torch.onnx", "onnx_ir"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         program: Any = torch.onnx.export(
             _Plain(model.network).eval(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,13 @@ def test_a_plain_state_dict(tmp_path: Path, model: Path) -> None:
 
 
 @pytest.mark.slow  # to import what exports takes longer than to export
-def test_onnx_answers_alike_at_any_size(tmp_path: Path, model: Path) -> None:
+def test_onnx_answers_alike_at_any_size(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     export(model, tmp_path / "model.onnx")
+    shown = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert not shown, "libraries talk on the user's terminal"
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for shape in ((1, 1, 32, 16), (3, 1, 48, 64)):
         slices = torch.rand(shape)
