@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bt.doctor import Report
 
 _DISTANCE = "mean_surface_distance_mm"
-_TOLD = ("gone", "reject", "diverged", "limit", "unsaved", "damaged")
+_TOLD = ("gone", "reject", "diverged", "limit", "unsaved", "unshared", "damaged")
 _UNBOUNDED = 10_000  # columns of a terminal
 _SPREAD = ("mean of peers", "lowest", "highest")
 _STATE_COLOURS = {
@@ -70,6 +70,7 @@ class PeerView:
     started: float | None = None
     last_fit: float | None = None
     _merging: list[str] = field(default_factory=list)
+    _met: set[str] = field(default_factory=set)
 
     def take(self, event: Mapping[str, Any], rounds: int) -> str | None:
         """Update from one event; a line for plain output, if it is worth one."""
@@ -102,8 +103,11 @@ class PeerView:
                     f"Dice {_number(self.dice)} (training slices)  {event['seconds']:.1f} s  "
                     f"merged {', '.join(self.merged) or 'nobody'}"
                 )
+            case "version":
+                self._met.add(event["from"])
             case "gone":
-                return f"lost {event['peer']}: {event['reason']}"
+                what = "lost" if event["peer"] in self._met else "has not met"
+                return f"{what} {event['peer']}: {event['reason']}"
             case "reject":
                 return f"set {event['peer']} aside: {event['reason']}"
             case "diverged":
@@ -113,6 +117,8 @@ class PeerView:
                 return f"answers {event['peer']} no more often: {event['reason']}"
             case "unsaved":
                 return f"can't save version {event['version']}, tries again: {event['reason']}"
+            case "unshared":
+                return f"{event['reason']}; trains on, and tries again"
             case "damaged":
                 return f"goes on from the checkpoint before the last: {event['reason']}"
             case "end":
@@ -323,10 +329,9 @@ def print_scores(console: Console, scores: Mapping[str, Any]) -> None:
     ranked = sorted((dice, name) for name, dice in scores["scans"].items() if dice is not None)
     if ranked:
         (worst, worst_name), (best, best_name) = ranked[0], ranked[-1]
+        least = f"from {worst:.3f} ({worst_name}) to " if len(ranked) > 1 else ""
         of = counted(len(ranked), "scan")
-        console.print(
-            f"{of}, from {worst:.3f} ({worst_name}) to {best:.3f} ({best_name})", soft_wrap=True
-        )
+        console.print(f"{of}, {least}{best:.3f} ({best_name})", soft_wrap=True)
 
 
 @dataclass

@@ -35,7 +35,7 @@ class Leaver:
         except TransportError as exc:
             self._again_at = now + _AGAIN_S
             if not self._failed:
-                self._log.write("limit", reason=str(exc))
+                self._log.write("unshared", reason=str(exc))
             self._failed = True
             return
         self._left, self._failed = told, False

@@ -22,7 +22,7 @@ from transports.reports import Aside, Fit, Happened, Known, Report
 
 _FRESH_S = 0.25  # so long a report is as good as new
 _LINES_PER_S, _LINES_AT_ONCE = 5, 5000  # of a peer: some rounds a second, for some minutes
-_FLOODS = f"so much happens that the log has only {_LINES_PER_S} lines a second of it from here on"
+_FLOODS = f"more than {_LINES_PER_S} lines a second of it from here on, for long"
 _MOST_MILLIONTHS = 2**53 - 1
 _TOLD = frozenset({"merge", "start", "fit", "reject", "gone", "limit", "end"})
 
@@ -108,7 +108,7 @@ class Reporter:
             return True
         if peer not in self._flooded:
             self._flooded.add(peer)
-            self._log.write("limit", peer=peer, reason=_FLOODS)
+            self._log.write("unlogged", peer=peer, reason=_FLOODS)
         return False
 
     def report(self) -> Report:

@@ -74,6 +74,30 @@ def test_plain_lines_when_not_a_terminal_and_only_of_this_start(tmp_path: Path) 
         log.close()
 
 
+@pytest.mark.parametrize(
+    ("events", "says"),
+    [
+        ([{"event": "gone", "peer": "C", "reason": "silent for 5 s"}], "has not met C: silent"),
+        (
+            [
+                {"event": "version", "from": "C", "version": "1", "state": "training"},
+                {"event": "gone", "peer": "C", "reason": "silent for 5 s"},
+            ],
+            "lost C: silent",
+        ),
+        (
+            [{"event": "unshared", "reason": "can't leave the model"}],
+            "can't leave the model; trai",
+        ),
+        ([{"event": "limit", "peer": "C", "reason": "why"}], "answers C no more often: why"),
+    ],
+)
+def test_what_is_said_of_others(events: list[dict[str, Any]], says: str) -> None:
+    view = PeerView("a")
+    lines = [view.take(event, 2) for event in events]
+    assert (lines[-1] or "").startswith(says)
+
+
 def test_a_live_table_on_a_terminal(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "events.jsonl")
     out, text = console(terminal=True)
@@ -82,6 +106,8 @@ def test_a_live_table_on_a_terminal(tmp_path: Path) -> None:
         progress.update()
         assert "nobody" not in text.getvalue(), "it has not had the chance"
         log.write("fit", version="1", loss=0.25, dice=0.75, seconds=1.0)
+        for peer in ("peer-2", "peer-3"):
+            log.write("version", from_=peer, version="1", state="training")
         for peer in ("peer-2", "peer-2", "peer-3"):
             log.write("gone", peer=peer, reason="silent")
         progress.update()
@@ -171,6 +197,9 @@ def test_scores_with_surface_distances() -> None:
     print_scores(out, scores)
     for shown in ("blob [a]", "2.500", "0.125", "2 scans, from 0.500 (s1) to 1.000 (s2)"):
         assert shown in text.getvalue()
+    out, text = console()
+    print_scores(out, scores | {"scans": {"s1": 0.5}})
+    assert text.getvalue().splitlines()[-1] == "1 scan, 0.500 (s1)"
 
 
 def test_a_cohort_in_ranges_along_each_axis() -> None:

@@ -111,7 +111,7 @@ def test_who_says_something_new_all_the_time_does_not_fill_the_log() -> None:
         clock.now += 0.001
         reporter.write("version", from_="b", version=str(number))
     assert len(log.lines) <= 5_110
-    assert [line["peer"] for line in log.lines if line["event"] == "limit"] == ["b"]
+    assert [line["peer"] for line in log.lines if line["event"] == "unlogged"] == ["b"]
     log.lines.clear()
     reporter.write("merge", from_="b", version="1", samples=4)
     reporter.write("version", from_="c", version="1")
