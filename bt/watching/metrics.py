@@ -6,19 +6,26 @@ It reads the reports that the peer makes for whoever watches; prometheus_client 
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from typing import Any
 
 from bt.config import ConfigError
 from bt.versions import Version
 from bt.watching.federation import lag
+from bt.watching.loopback import names_this_machine
 from transports.base import TransportError
 from transports.endpoints import Tcp, parse
 from transports.reports import MILLION, PHASES, STATES, Report
 
 _EXTRA = "pip install 'braintorrent[metrics]'"
+# Who only connects must not use up the descriptors and threads that the peer itself needs.
+_MOST_CONNECTIONS = 8
+_PATIENCE_S = 5.0  # for each read and write
 
 
 def place_of(address: str, *, public: bool = False) -> tuple[str, int]:
@@ -49,15 +56,13 @@ def serving(place: tuple[str, int] | None, report: Callable[[], Report | None]) 
     if place is None:
         yield
         return
-    from prometheus_client import CollectorRegistry, start_http_server
-
-    registry = CollectorRegistry()
-    registry.register(_Collector(report))
     host, port = place
     try:
-        server, thread = start_http_server(port, host, registry)
+        server = _Server(Tcp(host, port), report)
     except OSError as exc:
         raise ConfigError(f"--metrics {host}:{port}: {exc.strerror}") from exc
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
     try:
         yield
     finally:
@@ -98,6 +103,61 @@ def samples(report: Report) -> Iterator[tuple[str, str, str, dict[str, str], flo
             merged = None if known.merged is None else Version(*known.merged)
             late = lag(Version(*known.heard), merged)
             yield "gauge", "peer_versions_behind", "Of that peer, not merged yet.", labels, late
+
+
+class _Server(ThreadingHTTPServer):
+    """A few connections at once; further ones are closed at once."""
+
+    def __init__(self, place: Tcp, report: Callable[[], Report | None]) -> None:
+        found = place.to_bind()
+        self.address_family = socket.AF_INET6 if ":" in found.host else socket.AF_INET
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        super().__init__((found.host, found.port), _handler(report, local=place.is_loopback))
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            return self.shutdown_request(request)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # there is no thread that would do it
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+def _handler(
+    report: Callable[[], Report | None], *, local: bool
+) -> Callable[..., BaseHTTPRequestHandler]:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry()
+    registry.register(_Collector(report))
+
+    class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "bt", ""
+        timeout = _PATIENCE_S
+
+        def do_GET(self) -> None:
+            if local and not names_this_machine(self.headers.get("Host")):
+                return self.send_error(403, "wrong host")
+            encode, kind = choose_encoder(self.headers.get("Accept", ""))
+            body = encode(registry)
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Not on the terminal."""
+
+    return Handler
 
 
 class _Collector:

@@ -1,9 +1,8 @@
 """bt dashboard: the federation as a local web page, for one person on this machine.
 
 It listens on 127.0.0.1 alone. The address has a secret in it, so that other users of the machine
-and other pages in the same browser can't read it; the Host header is looked at because a name of
-theirs could lead here (DNS rebinding). There is nothing to send: it answers GET. Peers are asked
-only while a page is open.
+and other pages in the same browser can't read it; a name of theirs that leads here (DNS rebinding)
+is refused. There is nothing to send: it answers GET. Peers are asked only while a page is open.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 from bt.config import ConfigError
 from bt.watching.federation import PROBLEMS, Federation, lag, to_json
+from bt.watching.loopback import names_this_machine
 from bt.watching.source import Source
 from transports.base import TransportError
 
@@ -64,7 +64,6 @@ class Dashboard:
             ) from exc
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
-        self.hosts = {f"127.0.0.1:{self.port}", f"localhost:{self.port}"}
         self.url = f"http://127.0.0.1:{self.port}/{self.token}/"
         self._threads = [
             threading.Thread(target=self._server.serve_forever, name="web", daemon=True),
@@ -169,8 +168,8 @@ def _handler(dashboard: Dashboard) -> Callable[..., BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             _, _, rest = self.path.partition("/")
             token, _, wanted = rest.partition("/")
-            if self.headers.get("Host") not in dashboard.hosts:
-                return self._answer(421, b"wrong host\n")
+            if not names_this_machine(self.headers.get("Host")):
+                return self._answer(403, b"wrong host\n")
             if not hmac.compare_digest(token.encode(), dashboard.token.encode()):
                 return self._answer(403, b"take the whole address that bt dashboard has printed\n")
             nonce = secrets.token_urlsafe(12)

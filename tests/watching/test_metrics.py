@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
 import urllib.request
+from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.peers import free_port
 from bt.config import ConfigError
-from bt.watching.metrics import place_of, serving
+from bt.watching.metrics import _MOST_CONNECTIONS, place_of, serving
+from tests.waiting import wait_until
 from tests.watching.test_federation import A
 from transports.reports import Report
 
@@ -67,3 +71,70 @@ def test_a_port_that_is_taken() -> None:
         serving(place, lambda: A),
     ):
         raise AssertionError
+
+
+def answers(place: tuple[str, int]) -> bool:
+    try:
+        return scraped(place)["bt_version"] == 5
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def test_a_few_that_only_connect_keep_nobody_out() -> None:
+    place = ("127.0.0.1", free_port())
+    with serving(place, lambda: A), ExitStack() as stack:
+        for _ in range(_MOST_CONNECTIONS - 1):
+            stack.enter_context(socket.create_connection(place, 20))
+        assert answers(place)
+
+
+def test_connections_beyond_a_few_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bt.watching.metrics._PATIENCE_S", 1000.0)
+    place = ("127.0.0.1", free_port())
+    with serving(place, lambda: A), ExitStack() as stack:
+        idle = [socket.create_connection(place, 20) for _ in range(_MOST_CONNECTIONS)]
+        for each in idle:
+            stack.enter_context(each)
+        for _ in range(100):
+            with socket.create_connection(place, 20) as further:
+                assert further.recv(1) == b""
+        idle[0].close()
+        wait_until(lambda: answers(place))
+
+
+def test_who_says_nothing_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bt.watching.metrics._PATIENCE_S", 0.05)
+    place = ("127.0.0.1", free_port())
+    with serving(place, lambda: A), ExitStack() as stack:
+        idle = [socket.create_connection(place, 20) for _ in range(_MOST_CONNECTIONS)]
+        for each in idle:
+            stack.enter_context(each)
+        assert {each.recv(1) for each in idle} == {b""}
+        wait_until(lambda: answers(place))
+
+
+@pytest.mark.parametrize(
+    ("where", "host", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:9100", 200),
+        ("127.0.0.1", "localhost", 200),
+        ("127.0.0.1", "[::1]:80", 200),
+        ("127.0.0.1", "evil.example:9100", 403),
+        ("127.0.0.1", "127.0.0.1.evil.example", 403),
+        ("127.0.0.1", "localhost:80@evil.example", 403),
+        ("127.0.0.1", None, 403),
+        ("0.0.0.0", "monitored.example:9100", 200),
+    ],
+)
+def test_on_this_machine_it_answers_to_no_other_name(
+    where: str, host: str | None, status: int
+) -> None:
+    port = free_port()
+    with serving((where, port), lambda: A):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.putrequest("GET", "/metrics", skip_host=True)
+        if host is not None:
+            connection.putheader("Host", host)
+        connection.endheaders()
+        assert connection.getresponse().status == status
+        connection.close()
