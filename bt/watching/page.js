@@ -108,21 +108,34 @@ function animate() {
   requestAnimationFrame(frame);
 }
 
-// --- learning curves
+// --- learning curves: peers choose the numbers, so nothing here may take as long as a number is large
 
+const extent = (points, i) => points.reduce(([least, most], p) => [Math.min(least, p[i]), Math.max(most, p[i])], [Infinity, -Infinity]);
+function stepOf(span) {  // at least 0.01, and round; at most six fit into the span
+  const ten = Math.max(0.01, 10 ** Math.floor(Math.log10(span / 6)));
+  return [1, 2, 5, 10].map(s => s * ten).find(s => span / s <= 6);
+}
+function bandOf(lines) {  // [version, low, median, high] of the middle 80 %, where at least three have told
+  const told = new Map();
+  for (const [v, y] of lines.flat()) told.has(v) ? told.get(v).push(y) : told.set(v, [y]);
+  return [...told].filter(([, ys]) => ys.length >= 3).sort(([a], [b]) => a - b).map(([v, ys]) => {
+    ys.sort((a, b) => a - b);
+    return [v, ys[Math.floor(ys.length * 0.1)], median(ys), ys[Math.ceil(ys.length * 0.9) - 1]];
+  });
+}
 function drawCurves() {
   const [x, w, h] = canvas("curves", w => Math.min(520, Math.max(260, w * 0.62)));
   const at = what === "dice" ? 2 : 1, left = 44, bottom = 34, few = names.length <= FEW;
   const lines = names.map(n => state.peers[n].curve.filter(c => c[at] !== null).map(c => [c[0], c[at]]));
   const all = lines.flat();
   if (!all.length) { x.fillStyle = css("soft"); x.fillText("nobody has told of a fine-tune yet", left, h / 2); $("lines").replaceChildren(); return; }
-  const most = Math.max(2, ...all.map(p => p[0])), least = Math.min(1, ...all.map(p => p[0]));
-  let low = Math.min(...all.map(p => p[1])), high = Math.max(...all.map(p => p[1]));
+  const versions = extent(all, 0), most = Math.max(2, versions[1]), least = Math.min(1, versions[0]);
+  let [low, high] = extent(all, 1);
   const pad = Math.max(0.02, (high - low) * 0.06); low = Math.max(0, low - pad); high = what === "dice" ? Math.min(1, high + pad) : high + pad;
   const right = few ? 110 : 16;
   const sx = v => left + (v - least) / (most - least) * (w - left - right), sy = v => 8 + (high - v) / (high - low) * (h - bottom - 8);
   x.fillStyle = css("soft"); x.textBaseline = "middle";
-  const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5].find(s => (high - low) / s <= 6) || 10;
+  const step = stepOf(high - low);
   for (let v = Math.ceil(low / step) * step; v <= high; v += step) {
     x.strokeStyle = css("grid"); x.lineWidth = 1; x.beginPath(); x.moveTo(left, sy(v)); x.lineTo(w - right, sy(v)); x.stroke();
     x.textAlign = "right"; x.fillText(v.toFixed(step < 0.1 ? 2 : 1), left - 7, sy(v));
@@ -151,11 +164,7 @@ function drawCurves() {
     return;
   }
   lines.forEach(line => draw(line, css("soft"), 1, Math.min(0.3, 14 / names.length)));
-  const band = [];
-  for (let v = least; v <= most; v++) {
-    const here = lines.map(l => l.find(p => p[0] === v)).filter(Boolean).map(p => p[1]).sort((a, b) => a - b);
-    if (here.length >= 3) band.push([v, here[Math.floor(here.length * 0.1)], median(here), here[Math.ceil(here.length * 0.9) - 1]]);
-  }
+  const band = bandOf(lines);
   x.globalAlpha = 0.2; x.fillStyle = css("blue"); x.beginPath();
   band.forEach((b, i) => i ? x.lineTo(sx(b[0]), sy(b[3])) : x.moveTo(sx(b[0]), sy(b[3])));
   [...band].reverse().forEach(b => x.lineTo(sx(b[0]), sy(b[1])));
