@@ -16,6 +16,7 @@ class Asking:
 
     def __init__(self, outside: Outside, timeout_s: float) -> None:
         self.label = f"asked as {outside.name}"
+        self.closed = outside.roster is not None
         self._outside = outside
         self._timeout_s = timeout_s
         self._open = ExitStack()

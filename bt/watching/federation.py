@@ -1,22 +1,25 @@
 """What the reports of many peers add up to: the federation, as far as it can be seen from here.
 
-A peer that does not answer is known by what the others have heard of it. Times are of the
-watcher's own clock: reports tell how long ago something was, so no two clocks need to agree.
+A peer that does not answer is known by what the others have heard of it; any of them may lie, so
+what a peer says of itself counts for more. Times are of the watcher's own clock: reports tell how
+long ago something was, so no two clocks need to agree.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Any, NamedTuple
 
 from bt.outside import NO_ADDRESS, NoAnswer
 from bt.versions import NEVER_TRAINED, Version
-from transports.reports import MILLION, Report
+from transports.reports import MILLION, Known, Report
 
 _MOST_EVENTS = 4000
 _MOST_FITS = 4000  # of each peer
+_MOST_TOLD_OF = 100  # peers that nobody asks: names are easily made up
 NO_ANSWER = "no answer"
 PROBLEMS = ("reject", "gone", "limit")  # events that a person may want to look into
 
@@ -70,20 +73,29 @@ class Row:
     # Whom it has set aside, and who has set it aside: seconds left, why.
     aside: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     aside_by: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    asked: bool = True  # False: others tell of it, and that may be all there is of it
 
 
 class Federation:
-    """Take what peers answer; look at the rows, the vectors and the events."""
+    """Take what peers answer; look at the rows, the vectors and the events.
 
-    def __init__(self) -> None:
+    `closed`: nobody takes part but those asked, whomever they tell of.
+    """
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self._closed = closed
         self._seen: dict[str, _Seen] = {}
         self.events: deque[Event] = deque(maxlen=_MOST_EVENTS)  # oldest first
 
     @property
     def names(self) -> list[str]:
-        """All peers, sorted: those asked, and those that others know."""
-        known = {name for seen in self._reports().values() for name in seen.others}
-        return sorted(known | self._seen.keys())
+        """Those asked, sorted; then those told of, as many as most of the others tell of."""
+        asked = sorted(self._seen)
+        if self._closed:
+            return asked
+        told = Counter(name for report in self._reports().values() for name in report.others)
+        further = sorted(told.keys() - self._seen.keys(), key=lambda name: (-told[name], name))
+        return asked + further[:_MOST_TOLD_OF]
 
     def take(self, answers: Mapping[str, Report | NoAnswer], now: float) -> None:
         """One look at them all."""
@@ -115,19 +127,27 @@ class Federation:
 
     # What is to be seen -----------------------------------------------------------------------
     def newest(self) -> dict[str, Version]:
-        """The newest version of each peer that anybody tells of."""
-        found = {name: NEVER_TRAINED for name in self.names}
-        for name, report in self._reports().items():
-            found[name] = max(found[name], Version(*report.version))
-            for other, known in report.others.items():
-                if known.heard is not None:
-                    found[other] = max(found[other], Version(*known.heard))
-        return found
+        """The newest version of each peer: as it says, or of a silent one as the others heard."""
+        return {name: self._newest(name) for name in self.names}
+
+    def _newest(self, name: str) -> Version:
+        seen = self._seen.get(name, _Seen())
+        own = NEVER_TRAINED if seen.report is None else Version(*seen.report.version)
+        if seen.report is not None and not seen.silent:
+            return own
+        heard = [known.heard for known in self._told_of(name) if known.heard is not None]
+        # The middle one: a liar alone can't move it far. It may be older than what it said itself.
+        return max(own, Version(*median_low(heard))) if heard else own
 
     def merged(self) -> dict[str, dict[str, Version]]:
         """Of each peer that has answered, its version vector."""
+        names = set(self.names)
         return {
-            name: {o: Version(*known.merged) for o, known in report.others.items() if known.merged}
+            name: {
+                other: Version(*known.merged)
+                for other, known in report.others.items()
+                if known.merged and other in names
+            }
             for name, report in self._reports().items()
         }
 
@@ -160,7 +180,12 @@ class Federation:
         report = seen.report
         if report is None:
             state = self._second_hand(name)
-            return Row(name, state, newest[name], silent=seen.silent, aside_by=aside_by)
+            return Row(
+                name, state, newest[name], silent=seen.silent, aside_by=aside_by,
+                asked=name in self._seen,
+            )  # fmt: skip
+        # Of those that nobody asks, not those that another may have made up.
+        met = {o: v for o, v in newest.items() if o in self._seen or o in report.others}
         curve = self.curve(name)
         _, loss, dice = curve[-1] if curve else (0, None, None)
         state = report.phase if report.state == "training" else report.state
@@ -170,7 +195,7 @@ class Federation:
             newest[name],
             report.rounds,
             report.samples,
-            _behind(name, newest, merged or {}),
+            _behind(name, met, merged or {}),
             loss,
             dice,
             report.merges,
@@ -190,7 +215,7 @@ class Federation:
 
     def _second_hand(self, name: str) -> str:
         """The state of a peer that does not answer, as most of the others have it."""
-        told = [r.others[name] for n, r in self._reports().items() if name in r.others]
+        told = self._told_of(name)
         gone = sum(known.gone for known in told)
         if told and 2 * gone > len(told):
             return "gone"
@@ -199,6 +224,9 @@ class Federation:
             return str(min(met, key=lambda known: known.ago_s or 0).state)  # as last heard
         ended = [known.state for known in told if known.state in ("finished", "leaving")]
         return ended[0] if ended and not self._seen.get(name, _Seen()).report else NO_ANSWER
+
+    def _told_of(self, name: str) -> list[Known]:
+        return [r.others[name] for r in self._reports().values() if name in r.others]
 
     def _reports(self) -> dict[str, Report]:
         return {name: seen.report for name, seen in self._seen.items() if seen.report is not None}
@@ -264,6 +292,7 @@ def _row_json(row: Row, federation: Federation) -> dict[str, Any]:
         "seconds_waiting": rounded(row.waiting_s),
         "seconds_up": rounded(row.uptime_s),
         "seconds_since_report": rounded(row.age_s),
+        "asked": row.asked,
         "no_answer": row.silent,
         "pulling": list(row.pulling),
         "set_aside": {whom: list(aside) for whom, aside in row.aside.items()},

@@ -36,6 +36,7 @@ class Folder:
     """`runs/NAME` of bt train, or the folder of a single peer. Raises NothingToWatch."""
 
     simulated = False
+    closed = False  # peers of this run may be on other machines
 
     def __init__(self, folder: Path) -> None:
         self.label = str(folder)

@@ -214,7 +214,7 @@ function drawMatrix() {
 
 // --- peers, events, tiles
 
-const urgency = p => bad(p) ? 0 : asideBy(p).length ? 1 : 2;
+const urgency = p => !p.asked ? 3 : bad(p) ? 0 : asideBy(p).length ? 1 : 2;
 const COLUMNS = [
   ["peer", 0, (n, p) => n, (n, p) => n], ["state", 0, (n, p) => p.state, (n, p) => p.state],
   ["version", 0, (n, p) => p.version[1], (n, p) => p],
@@ -274,13 +274,13 @@ function drawEvents() {
   }));
 }
 function drawTiles() {
-  const peers = names.map(n => state.peers[n]), there = peers.filter(p => !bad(p));
+  const peers = names.map(n => state.peers[n]).filter(p => p.asked), more = names.length - peers.length, there = peers.filter(p => !bad(p));
   const counts = peers.map(p => p.version[1]), rounds = Math.max(0, ...peers.map(p => p.rounds || 0));
   const dice = peers.map(p => p.dice).filter(v => v !== null), behind = peers.map(p => p.versions_behind).filter(v => v !== null);
   const rates = peers.map(p => p.bytes_in_per_s).filter(v => v !== null), aside = peers.filter(p => asideBy(p).length);
   const range = (v, d) => v.length ? `${Math.min(...v).toFixed(d)} to ${Math.max(...v).toFixed(d)}` : "";
   const tiles = [
-    [`${there.length} / ${names.length}`, "peers up or finished", there.length < names.length],
+    [`${there.length} / ${peers.length}`, "peers up or finished" + (more ? `; they tell of ${more} more` : ""), there.length < peers.length],
     [number(median(counts), 0) + (rounds ? ` / ${rounds}` : ""), `version, median; ${range(counts, 0)}`],
     [number(median(dice), 3), `Dice, median; ${range(dice, 3)}`],
     [number(median(behind), 1), "versions behind, median" + (behind.length ? `; at most ${Math.max(...behind).toFixed(1)}` : "")],

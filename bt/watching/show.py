@@ -21,7 +21,7 @@ from bt.watching.terminal import render
 def show(source: Source, every_s: float, *, watch: bool, as_json: bool) -> int:
     """The exit code. Raises NothingToWatch where nobody answers, KeyboardInterrupt never."""
     console = make_console()
-    federation = Federation()
+    federation = Federation(closed=source.closed)
 
     def look() -> float:
         now = time.monotonic()

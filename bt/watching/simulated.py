@@ -69,7 +69,7 @@ class _Peer:
 class Simulated:
     """`peers` of them; `look(now)` gives their reports at `now`, `ahead_s` after they began."""
 
-    simulated = True
+    simulated = closed = True
 
     def __init__(self, peers: int, seed: int = 1, ahead_s: float = 150.0) -> None:
         chance = self._chance = random.Random(seed)

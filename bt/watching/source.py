@@ -16,6 +16,7 @@ class Source(Protocol):
 
     label: str  # what is looked at, for people
     simulated: bool
+    closed: bool  # nobody takes part but those that a look tells of
 
     def look(self, now: float) -> dict[str, Report | NoAnswer]:
         """How each peer is doing at `now`, seconds of any monotonic clock."""

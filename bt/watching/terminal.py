@@ -85,9 +85,9 @@ def render(
 
 
 def _urgency(row: Row) -> tuple[int, float, str]:
-    """What needs a person first: no answer, set aside, then the most stale."""
+    """What needs a person first: no answer, set aside, then the most stale; told of last."""
     rank = 0 if row.state in (NO_ANSWER, "gone") else 1 if row.aside_by else 2
-    return rank, -(row.behind or 0.0), row.name
+    return rank if row.asked else 3, -(row.behind or 0.0), row.name
 
 
 def _title(rows: list[Row], label: str) -> Text:
@@ -98,7 +98,9 @@ def _title(rows: list[Row], label: str) -> Text:
 
 
 def _summary(rows: list[Row], width: int) -> Table:
-    """A line each for who is there, how far they are, how good, what moves."""
+    """A line each for who is there, how far they are, how good, what moves: of those asked."""
+    told_of = sum(not row.asked for row in rows)
+    rows = [row for row in rows if row.asked]
     states = Counter(row.state for row in rows)
     there = Text(f"{sum(row.silent is None for row in rows)} of {len(rows)} answer:  ")
     for state, style in _STATES.items():
@@ -106,7 +108,9 @@ def _summary(rows: list[Row], width: int) -> Table:
             there.append(f"{states[state]} {state}", style).append("   ")
     aside = [row for row in rows if row.aside_by]
     if aside:
-        there.append(f"{len(aside)} set aside by others", "yellow")
+        there.append(f"{len(aside)} set aside by others   ", "yellow")
+    if told_of:
+        there.append(f"{told_of} more that they tell of", "dim")
     counts = [row.version.count for row in rows]
     rounds = max((row.rounds or 0 for row in rows), default=0)
     behind = [row.behind for row in rows if row.behind is not None]
@@ -132,7 +136,7 @@ def _summary(rows: list[Row], width: int) -> Table:
 
 def _strip(rows: list[Row], width: int) -> Table:
     """A cell per peer, in its state's colour, as high as its version; and how versions lie."""
-    most = max([row.version.count for row in rows] + [1])
+    most = max([row.version.count for row in rows if row.asked] + [1])
     text = Text(no_wrap=False)
     for row in rows:
         block = "✕" if row.state in (NO_ANSWER, "gone") else _block(row.version.count / most)

@@ -49,7 +49,7 @@ class Dashboard:
         self._source = source
         self._every_s = every_s
         self.slices = slices
-        self._federation = Federation()
+        self._federation = Federation(closed=source.closed)
         self._state = json.dumps({"label": source.label, "peers": {}}).encode()
         self._asked_at = float("-inf")
         self._wanted = threading.Condition()

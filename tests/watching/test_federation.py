@@ -73,6 +73,57 @@ def test_a_peer_is_gone_if_most_of_the_others_say_so() -> None:
     assert [row.state for row in federation.rows(0.0)] == ["idle", "idle", "gone"]
 
 
+LIE = Known(None, (0, 2**31 - 1), "training", 1, gone=False)
+
+
+def test_what_a_peer_says_of_itself_counts_whatever_others_say_of_it() -> None:
+    federation = Federation()
+    liar = Report("d", "training", "idle", (0, 1), 8, 1, {"a": LIE, "b": LIE})
+    federation.take({"a": A, "b": B, "d": liar}, 100.0)
+    assert federation.newest()["a"] == Version(0, 5)
+    a, b, *_ = federation.rows(100.0)
+    assert (a.version, a.behind) == ((0, 5), 1.0), "two of b, none of c"
+    assert (b.version, b.behind) == ((0, 4), (5 + 1) / 2), "of a and d"
+
+
+def test_of_a_silent_peer_the_middle_of_what_others_heard_counts() -> None:
+    federation = Federation()
+    heard = [Known(None, (0, count), "training", 1, gone=False) for count in (6, 7)]
+    told = [{"a": known} for known in (*heard, LIE)]
+    reports = {n: replace(B, sender=n, others=o) for n, o in zip("bcd", told, strict=True)}
+    federation.take({"a": A, **reports}, 100.0)
+    assert federation.newest()["a"] == Version(0, 5)
+    federation.take({"a": NoAnswer("silent for 2 s")}, 101.0)
+    assert federation.newest()["a"] == Version(0, 7)
+    federation.take({"c": replace(B, others={}), "d": replace(B, others={})}, 102.0)
+    assert federation.newest()["a"] == Version(0, 6)
+    federation.take({"b": replace(B, others={})}, 103.0)
+    assert federation.newest()["a"] == Version(0, 5), "its own word is left"
+
+
+def test_where_it_is_known_who_takes_part_nobody_else_is_shown() -> None:
+    federation = Federation(closed=True)
+    merged = LIE._replace(merged=(0, 2))
+    liar = replace(A, others={f"fake-{i}": merged for i in range(380)} | {"b": A.others["b"]})
+    federation.take({"a": liar, "b": B, "c": NoAnswer("silent for 2 s")}, 100.0)
+    assert [row.name for row in federation.rows(100.0)] == ["a", "b", "c"]
+    found = to_json(federation, 100.0, simulated=False)
+    assert found["merged"] == {"a": [None, [0, 2], None], "b": [None, None, None]}
+
+
+def test_else_those_asked_come_first_then_some_that_most_of_them_tell_of() -> None:
+    federation = Federation()
+    liar = replace(A, others={f"fake-{i}": LIE for i in range(380)})
+    known = {"z": Known(None, (0, 2), "training", 1, gone=False)}
+    honest = {name: replace(B, sender=name, others=known) for name in ("b", "y")}
+    federation.take({"a": liar, **honest}, 100.0)
+    rows = federation.rows(100.0)
+    assert [row.name for row in rows[:4]] == ["a", "b", "y", "z"]
+    assert [row.asked for row in rows[:4]] == [True, True, True, False]
+    assert len(rows) == 3 + 100
+    assert rows[1].behind == pytest.approx((5 + 4 + 2) / 3), "not of what another made up"
+
+
 def test_who_has_no_address_is_as_those_that_it_meets_say() -> None:
     federation = Federation()
     closed = Known((0, 2), (0, 3), "training", 4, gone=False)

@@ -87,3 +87,11 @@ def test_the_only_dice_may_be_impossible() -> None:
 def test_more_updates_than_a_call_has_arguments() -> None:
     curves = [[[v, 0.5, 0.5] for v in range(4000)] for _ in range(50)]
     assert len(drawn(curves, "dice")) < 40
+
+
+def test_peers_that_others_tell_of_come_last_however_bad_they_are() -> None:
+    fine = {"asked": True, "state": "idle", "set_aside_by": {}}
+    peers = {"made-up": fine | {"asked": False, "state": "gone"}, "a": fine}
+    peers |= {"silent": fine | {"state": "no answer"}}
+    order = "[...names].sort((a, b) => urgency(state.peers[a]) - urgency(state.peers[b]))"
+    assert run(peers, order) == ["silent", "a", "made-up"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from bt.cli import app
 from bt.config import ConfigError
 from bt.watching import source
 from bt.watching.folder import Folder, NothingToWatch
+from bt.watching.show import show
 from tests.report.samples import write_events
 from tests.test_outside import Federation as Running
+from tests.watching.test_federation import A
+from tests.watching.test_web import Fixed
 from transports.reports import Report
 
 
@@ -136,4 +140,21 @@ def test_running_peers_are_asked(tmp_path: Path) -> None:
         while not reports >= {"A", "B"}:
             found = asked.look(0.0)
             reports |= {name for name, answer in found.items() if isinstance(answer, Report)}
+        assert asked.closed, "the roster says who takes part"
         assert found["D"] == ("has no address: it can't be asked from outside",)
+
+
+def test_of_peers_without_keys_it_is_not_known_who_else_takes_part() -> None:
+    address = f"A=tcp://127.0.0.1:{free_port()}"
+    asked = source.of(None, None, None, [address], None, 1.0, insecure=False)
+    assert not asked.closed
+    asked.close()
+
+
+@pytest.mark.parametrize(("closed", "names"), [(True, "abc"), (False, "abcx")])
+def test_who_is_shown(closed: bool, names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = Fixed()
+    told.closed = closed
+    told.answers["a"] = replace(A, others={"x": A.others["b"]})
+    assert show(told, 1.0, watch=False, as_json=True) == 0
+    assert list(json.loads(capsys.readouterr().out)["peers"]) == [*names]

@@ -13,6 +13,7 @@ from bt.watching.federation import Event, Federation
 from bt.watching.simulated import Simulated
 from bt.watching.terminal import event_words, render
 from tests.watching.test_federation import A, B
+from transports.reports import Known
 
 
 def seen(federation: Federation, width: int, height: int | None = None) -> str:
@@ -76,6 +77,19 @@ def test_it_fits_whatever_the_height_and_says_who_is_left_out(
     table = [line for line in lines if line.startswith("peer-")]
     assert f"… and {200 - len(table)} peers that do better" in text
     assert "no answer" in table[0], "what needs a person comes first"
+
+
+@pytest.mark.parametrize("height", [24, 40])
+def test_names_that_a_peer_makes_up_push_nobody_aside(height: int) -> None:
+    made_up = Known(None, (0, 2**31 - 1), None, None, gone=True)
+    liar = replace(A, others=dict(A.others) | {f"aa-{i}": made_up for i in range(380)})
+    federation = Federation()
+    federation.take({"a": liar, "b": B, "c": NoAnswer("silent for 2 s")}, 101.0)
+    lines = seen(federation, 120, height).splitlines()
+    assert any("2 of 3 answer" in line and "100 more that they tell of" in line for line in lines)
+    assert any("4 to 7, median 5 of 8" in line for line in lines), "versions of those asked"
+    table = lines[lines.index(next(line for line in lines if line.startswith("peer "))) + 1 :]
+    assert [line.split()[0] for line in table[:3]] == ["c", "b", "a"]
 
 
 def test_words() -> None:

@@ -28,7 +28,7 @@ needs_browser = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is insta
 class Fixed:
     """Two peers that answer, and one that does not, for a reason that is no HTML."""
 
-    label, simulated = HOSTILE, False
+    label, simulated, closed = HOSTILE, False, False
 
     def __init__(self) -> None:
         self.looks = 0
@@ -80,6 +80,18 @@ def test_it_serves_a_page_and_what_was_seen(dashboard: Dashboard, source: Fixed)
     assert found["late"] == {"a": [None, 2, 0], "b": [None, None, None], "c": None}
     assert found["peers"]["c"]["no_answer"] == HOSTILE
     assert found["events"][-1]["event"] == "merge"
+
+
+@pytest.mark.parametrize(("closed", "names"), [(True, "abc"), (False, "abcx")])
+def test_who_is_shown(source: Fixed, closed: bool, names: str) -> None:
+    source.closed = closed
+    source.answers["a"] = replace(A, others={"x": A.others["b"]})
+    dashboard = Dashboard(source, 0, every_s=0.05)
+    try:
+        wait_until(lambda: bool(json.loads(dashboard.state())["peers"]))
+        assert list(json.loads(dashboard.state())["peers"]) == [*names]
+    finally:
+        dashboard.close()
 
 
 @pytest.mark.parametrize(
