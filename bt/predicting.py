@@ -110,7 +110,7 @@ def predict(models: Sequence[Model], job: Job, picture: Path | None = None) -> S
         classes = to_scan_grid(found, volume)
     _write(job, volume, labels.to_labels(classes))
     if picture is not None:
-        _draw(picture, volume, found, labels.classes)
+        _draw(picture, volume, found, labels.structures[1:])
     return Segmented(job, _volumes(classes, volume.stored, labels))
 
 
@@ -219,11 +219,14 @@ def _segment(models: Sequence[Model], volume: Volume) -> Classes:
     return segment_views(networks, volume, first.precision)
 
 
-def _draw(picture: Path, volume: Volume, found: Classes, classes: int) -> None:
-    """Scan and segmentation side by side, in three planes."""
+def _draw(picture: Path, volume: Volume, found: Classes, structures: Sequence[str]) -> None:
+    """Scan and segmentation side by side, in three planes, and which colour is what."""
     from bt.report import style  # needs the report extra
-    from bt.report.overlays import draw
+    from bt.report.overlays import draw, legend
 
+    colours = lookup.structure_colours(len(structures))
     with style.drawing():
-        figure = draw(volume, {"segmentation": found}, lookup.structure_colours(classes - 1))
+        figure = draw(volume, {"segmentation": found}, colours)
+        seen = {structures[i - 1]: colours[i - 1] for i in np.unique(found) if i}
+        legend(figure, seen)
         write_atomic(picture, style.to_png(figure))

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
@@ -203,6 +204,19 @@ def draw(volume: Volume, label_maps: Mapping[str, Classes], colours: Sequence[st
     for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(name, fontsize=9.5, loc="center")
     return figure
+
+
+def legend(figure: Figure, colours: Mapping[str, str]) -> None:
+    """Below it, which colour is which structure."""
+    handles = [
+        Patch(color=colour, alpha=_OPACITY, label=style.short(name))  # as over bright tissue
+        for name, colour in colours.items()
+    ]
+    if handles:
+        figure.legend(
+            handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, frameon=False,
+            fontsize=6.5, handlelength=1, handleheight=1, columnspacing=1, borderaxespad=0.2,
+        )  # fmt: skip
 
 
 def as_picture(data: NDArray[Any], plane: Plane, at: int) -> NDArray[Any]:

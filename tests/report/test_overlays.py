@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from bt.data.checks import Grid
 from bt.data.volumes import Volume
 from bt.lookup import structure_colours
 from bt.report import style
-from bt.report.overlays import PLANES, as_picture, chosen, draw
+from bt.report.overlays import PLANES, as_picture, chosen, draw, legend
 
 
 def test_best_median_and_worst_are_three_scans() -> None:
@@ -51,6 +52,18 @@ def test_pictures_have_the_proportions_of_the_scan() -> None:
         assert axes.get_aspect() == 1.0
     truth, predicted = (axes.images[0].get_array() for axes in figure.axes[1:3])
     assert np.array_equal(truth, predicted)  # the same classes, the same colours
+
+
+def test_a_legend_names_what_is_there() -> None:
+    figure = Figure()
+    legend(figure, {})
+    assert not figure.legends
+    legend(figure, {"Anterior": "#ff0000", "P" * 99: "#0000ff"})
+    (made,) = figure.legends
+    first, second = (text.get_text() for text in made.get_texts())
+    assert first == "Anterior"
+    assert second.endswith("…")
+    assert [patch.get_facecolor()[:3] for patch in made.get_patches()] == [(1, 0, 0), (0, 0, 1)]
 
 
 def test_structures_have_colours_of_their_own() -> None:
