@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from bt import rundir
-from bt.config import Config, check_together
+from bt.config import Config, change, check_together
 from bt.console import Progress, print_paths, print_results
 from bt.contacts import Contacts
 from bt.data.labels import LabelTable
@@ -121,6 +121,9 @@ def run(
     if launched_by == "train":
         rundir.lock(out)
     else:
+        config = change(
+            config, {"peers": 1 + len(contacts.others)}
+        )  # as it is, in its config.toml
         rundir.reenter(out, config)
     torch.set_num_threads(threads_each(1 + contacts.neighbours))
     trainer = build_trainer(config, name, own, console, alone=launched_by != "train")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from bt import config as configs
 from bt import peer
 from bt.config import Config, change
 from bt.contacts import Contacts
@@ -48,6 +49,7 @@ def test_the_last_line_says_what_to_do(
     contacts = Contacts("A", "tcp://127.0.0.1:7301", {"B": None})
     assert peer.run(config, contacts, None, tmp_path / "A", console) == code
     assert says in text.getvalue().splitlines()[-1]
+    assert configs.read(tmp_path / "A" / "config.toml").federation.peers == 2
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -28,6 +28,7 @@ EXPERIMENT, RESULTS, CONFIG, EVENTS = (
     "config.toml",
     "events.jsonl",
 )
+_DEFAULT_RATE = "0.001 at 64 filters; of a narrower QuickNAT more, as 64 / filters"
 _SETTINGS = {  # of experiment.json, for people
     "rounds": "rounds",
     "epochs": "epochs per fine-tune",
@@ -170,7 +171,7 @@ def _run_settings(config: Config | None, about: Mapping[str, Any]) -> dict[str, 
         "trained on every n-th slice": data.slice_step,
         "resampled to, mm": data.spacing_mm,
         "batch size": train.batch_size,
-        "learning rate": train.learning_rate,
+        "learning rate": train.learning_rate or _DEFAULT_RATE,
         "learning rate halved every, updates": train.halve_every,
         "precision": train.precision,
         "schedule": federation.schedule,
@@ -197,6 +198,8 @@ def _experiment(folder: Path) -> Study:
     if content is None:
         raise ReportError(f"{folder / EXPERIMENT} is not readable JSON; run the experiment again")
     settings = _dict(content.get("settings"))
+    if settings.get("learning_rate", "unsaid") is None:
+        settings = settings | {"learning_rate": _DEFAULT_RATE}
     kind = "bands" if settings.get("experiment") == "bands" else "uniform"
     missing: list[str] = []
     divisions = [_division(content)]

@@ -30,7 +30,7 @@ _STATES = {  # in this order; a colour each, and a word beside it
 _MOST_IN_MATRIX = 12
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 _BAR = 10  # columns
-_FOOTNOTE = "* on own training slices.  behind: versions made since by those it has merged, mean."
+_FOOTNOTE = "* own training slices.  behind: versions made since by those merged, mean."
 _EVENT_WORDS = {
     "start": "starts at {text}",
     "merge": "merged {other} {text}",

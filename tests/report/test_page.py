@@ -161,6 +161,16 @@ def test_whatever_an_experiment_lacks_the_rest_is_shown(tmp_path: Path, lacking:
     assert "FedAvg" in page.text
 
 
+@pytest.mark.parametrize(("rate", "shown"), [(None, "0.001 at 64 filters"), (0.25, "0.25")])
+def test_the_learning_rate_is_told_also_if_it_is_the_default(
+    tmp_path: Path, rate: float | None, shown: str
+) -> None:
+    content = experiment()
+    content["settings"]["learning_rate"] = rate
+    page = report(write_experiment(tmp_path, content))
+    assert f"learning rate {shown}" in " ".join(page.text.split())
+
+
 def test_names_from_files_do_no_harm(tmp_path: Path) -> None:
     names = (HOSTILE, "B" * 300, "\U0001f600", "\ud800", "a\u202eb\x00")
     content = experiment(names=names, structures=(HOSTILE, "a\nb"), rounds=2, scans=3)
