@@ -236,7 +236,7 @@ def print_results(console: Console, results: Mapping[str, Any]) -> None:
     # of a run its "peers"; a peer alone tells it in its own results
     members = aggregated.get("peers") or next(iter(peers.values())).get("aggregated_of")
     if members:
-        told = in_short(f"{name} v{version}" for name, version in members.items())
+        told = in_short(f"{name} v{version}" for name, version in sorted(members.items()))
         console.print(f"The aggregated model is made of {told}.", soft_wrap=True)
 
 
