@@ -15,6 +15,7 @@ import xxhash
 from torch import Tensor
 
 from bt import delta, events
+from bt.incarnation import MOST_LOSSES
 from bt.merge import MergeRule
 from bt.transfer import GRAIN
 from bt.versions import Version
@@ -51,6 +52,7 @@ class _Last(NamedTuple):
     version: tuple[int, int]
     begins: bytes
     body: str | None
+    reborn: int = 0  # how often this very model came under a new incarnation
 
 
 class Bases:
@@ -64,21 +66,29 @@ class Bases:
     def may_be_again(self, of: messages.Version, begins: bytes) -> bool:
         """Whether this may be the last model of its peer under a new number."""
         last = self._last.get(of.sender)
-        return last is not None and last.begins == begins and of.version[1] > last.version[1]
+        return last is not None and last.begins == begins and of.version > last.version
 
     def remember(self, of: messages.Version, begins: bytes, body: str | None) -> None:
         """Note what came. Raises Refused if it has a new number and is the last one again.
 
         A body is digested if it begins as the one before: so the second time is noticed, and
-        models that differ cost nothing. One under a new incarnation alone is no lie.
+        models that differ cost nothing. One under a new incarnation alone is no lie: its peer may
+        have lost its disk, but not time and again.
         """
-        last, count = self._last.get(of.sender), of.version[1]
-        if last is not None and body is not None and last.body == body and count > last.version[1]:
-            before, now = Version(*last.version), Version(*of.version)
-            raise Refused(f"sends the weights of its version {before} again as version {now}")
-        if body is None and last is not None and last.begins == begins:
-            body = last.body  # the same version, asked for again
-        self._last[of.sender] = _Last(of.version, begins, body)
+        last, reborn = self._last.get(of.sender), 0
+        if (
+            last is not None
+            and body is not None
+            and last.body == body
+            and of.version > last.version
+        ):
+            reborn = last.reborn + 1
+            if of.version[1] > last.version[1] or reborn > MOST_LOSSES:
+                before, now = Version(*last.version), Version(*of.version)
+                raise Refused(f"sends the weights of its version {before} again as version {now}")
+        elif body is None and last is not None and last.begins == begins:
+            body, reborn = last.body, last.reborn  # the same version, asked for again
+        self._last[of.sender] = _Last(of.version, begins, body, reborn)
 
     def of(self, peer: str, digest: str) -> FlatWeights | None:
         """The model of `peer` with this digest, if it is here."""

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bt.events import Merge, Merged
+from bt.incarnation import MOST_LOSSES
 from bt.intake import Bases, Intake, Refused
 from bt.merge import WeightedMean
 from bt.transfer import GRAIN
@@ -213,6 +214,28 @@ def test_one_base_of_each_peer_is_kept() -> None:
     assert bases.of("c", "1") is OWN
     assert bases.keep("b", "3", None) is None
     assert bases.of("b", "2") is bases.of("b", "3") is None
+
+
+def told(incarnation: int, count: int) -> messages.Version:
+    return messages.Version("b", (incarnation, count), 3, SMALL.schema.hash, "training", "1" * 32)
+
+
+def test_the_same_model_again_is_no_new_version_nor_a_new_incarnation_for_ever() -> None:
+    bases = Bases()
+    bases.remember(told(0, 5), b"begins", None)
+    bases.remember(told(0, 6), b"begins", "body")
+    assert bases.may_be_again(told(0, 7), b"begins")
+    with pytest.raises(Refused, match="sends the weights of its version 6 again as version 7"):
+        bases.remember(told(0, 7), b"begins", "body")
+    for incarnation in range(1, MOST_LOSSES + 1):  # it lost its disk, as others told it
+        assert bases.may_be_again(told(incarnation, 6), b"begins")
+        bases.remember(told(incarnation, 6), b"begins", "body")
+        bases.remember(told(incarnation, 6), b"begins", None)  # asked for again
+    with pytest.raises(Refused, match=r"sends the weights of its version 16\.6 again"):
+        bases.remember(told(MOST_LOSSES + 1, 6), b"begins", "body")
+    bases.remember(told(MOST_LOSSES + 1, 7), b"other", None)  # at last it has trained
+    bases.remember(told(MOST_LOSSES + 2, 7), b"other", "other")
+    bases.remember(told(MOST_LOSSES + 3, 7), b"other", "other")
 
 
 # --- what is refused
