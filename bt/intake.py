@@ -76,12 +76,8 @@ class Bases:
         have lost its disk, but not time and again.
         """
         last, reborn = self._last.get(of.sender), 0
-        if (
-            last is not None
-            and body is not None
-            and last.body == body
-            and of.version > last.version
-        ):
+        same = last is not None and body is not None and body == last.body
+        if same and last is not None and of.version > last.version:
             reborn = last.reborn + 1
             if of.version[1] > last.version[1] or reborn > MOST_LOSSES:
                 before, now = Version(*last.version), Version(*of.version)

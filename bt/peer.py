@@ -121,9 +121,7 @@ def run(
     if launched_by == "train":
         rundir.lock(out)
     else:
-        config = change(
-            config, {"peers": 1 + len(contacts.others)}
-        )  # as it is, in its config.toml
+        config = change(config, {"peers": 1 + len(contacts.others)})  # not bt train's default
         rundir.reenter(out, config)
     torch.set_num_threads(threads_each(1 + contacts.neighbours))
     trainer = build_trainer(config, name, own, console, alone=launched_by != "train")

@@ -22,7 +22,7 @@ from transports.reports import Aside, Fit, Happened, Known, Report
 
 _FRESH_S = 0.25  # so long a report is as good as new
 _LINES_PER_S, _LINES_AT_ONCE = 5, 5000  # of a peer: some rounds a second, for some minutes
-_FLOODS = f"more than {_LINES_PER_S} lines a second of it from here on, for long"
+_FLOODS = f"from here on no more than {_LINES_PER_S} lines a second about it: it floods the log"
 _MOST_MILLIONTHS = 2**53 - 1
 _TOLD = frozenset({"merge", "start", "fit", "reject", "gone", "limit", "end"})
 
